@@ -1,0 +1,64 @@
+//! Every bound that the protocols and the log share, with the relations between them asserted.
+//!
+//! A length from the network or the disk is compared with a bound here before anything is
+//! allocated for it.
+
+/// The longest key, in bytes: `key_length` is a `u16`.
+pub const KEY_BYTES_MAX: usize = 65_535;
+
+/// The longest value unless `--value-bytes-max` says otherwise.
+pub const VALUE_BYTES_DEFAULT: usize = 8 << 20;
+
+/// The longest value that `--value-bytes-max` may allow.
+pub const VALUE_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of one log command: the largest SET, or one atomic SET_MANY.
+pub const COMMAND_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + 64;
+
+/// The most keys in one GET_MANY, SET_MANY or DELETE_MANY.
+pub const KEYS_PER_REQUEST_MAX: usize = 65_536;
+
+/// A batch is sealed at the first entry that takes it past this many bytes.
+pub const BATCH_BYTES_SOFT: usize = 1 << 20;
+
+/// The most bytes of one sealed batch: a soft-full one plus the largest command.
+pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_SOFT + COMMAND_BYTES_MAX + 4096;
+
+/// The most bytes that one reply may carry; a GET_MANY beyond it is refused.
+pub const REPLY_BYTES_MAX: usize = 128 << 20;
+
+/// The most voters of a cluster (quorum arithmetic runs on a stack array).
+pub const VOTERS_MAX: u8 = 63;
+
+/// The most arguments of a RESP command: MSET with `KEYS_PER_REQUEST_MAX` pairs and its name.
+pub const RESP_ARGS_MAX: usize = 2 * KEYS_PER_REQUEST_MAX + 1;
+
+/// The configured part of the bounds, which a decoder must be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest key accepted, at most [`KEY_BYTES_MAX`].
+    pub key_bytes_max: usize,
+    /// Longest value accepted, at most [`VALUE_BYTES_MAX`].
+    pub value_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_DEFAULT }
+    }
+}
+
+impl Limits {
+    /// The most bytes of one request in any protocol: the largest SET, or as much in a SET_MANY.
+    /// At least 1 MiB, so that small values still come many to a request.
+    #[must_use]
+    pub fn request_bytes_max(&self) -> usize {
+        (self.key_bytes_max + self.value_bytes_max + 64).max(1 << 20)
+    }
+}
+
+const _: () = assert!(KEY_BYTES_MAX == u16::MAX as usize);
+const _: () = assert!(VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX);
+const _: () = assert!(COMMAND_BYTES_MAX >= 1 << 20);
+const _: () = assert!(BATCH_BYTES_MAX < u32::MAX as usize / 4);
+const _: () = assert!(REPLY_BYTES_MAX > VALUE_BYTES_MAX);

@@ -1,0 +1,39 @@
+//! What a client asks, the same for every protocol.
+
+use crate::command::{Command, KeyList};
+use crate::types::Quorum;
+
+/// A request, decoded. Borrows from the buffer that it was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Changes the state, through the log.
+    Write(Command<'a>),
+    /// Reads the state.
+    Read(Read<'a>),
+    /// Asks for the leader's client address.
+    WhoIsLeader,
+    /// Sets W and R of this connection; `None` leaves one as it is.
+    Quorum {
+        /// W: how many voters hold a write durably before it is acknowledged.
+        write: Option<Quorum>,
+        /// R: how many voters a read consults.
+        read: Option<Quorum>,
+    },
+    /// Asks for nothing but an answer.
+    Ping,
+    /// Asks for the node's state in one line.
+    Status,
+}
+
+/// A question about the state at one point of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read<'a> {
+    /// The value of a key.
+    Get(&'a [u8]),
+    /// The values of several keys at one point of the log.
+    GetMany(KeyList<'a>),
+    /// How many of these keys exist; one that comes twice counts twice.
+    Exists(KeyList<'a>),
+    /// The length of a value in bytes; 0 when the key is absent.
+    Length(&'a [u8]),
+}
