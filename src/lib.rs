@@ -1,1 +1,4 @@
-pub fn x() {}
+//! The kvorum server and its tools: durable before acknowledged, linearizable by default.
+
+pub mod cli;
+pub mod config;
