@@ -6,6 +6,7 @@
 //! to and from the same request and response: `binary`, `text`, `resp`.
 
 pub mod batch;
+pub mod binary;
 pub mod command;
 pub mod error;
 pub mod limits;
