@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use kvorum_protocol::{NodeId, Quorum};
+use kvorum_protocol::{MembershipError, NodeId, Quorum};
 
 /// Where a value was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,23 +91,15 @@ pub enum Conflict {
         /// This node.
         id: NodeId,
     },
-    /// One id stands twice in the lists of voters and learners.
-    DuplicateId {
-        /// The id.
-        id: NodeId,
-    },
-    /// One address stands twice in the lists of voters and learners.
+    /// The voters and learners together are no member list.
+    Members(MembershipError),
+    /// A client address stands twice in the lists of voters and learners.
     DuplicateAddress {
         /// The address.
         address: String,
     },
     /// There are learners, but nobody for them to learn from.
     LearnersWithoutVoters,
-    /// More voters than [`VOTERS_MAX`](kvorum_protocol::limits::VOTERS_MAX).
-    TooManyVoters {
-        /// How many were given.
-        voters: usize,
-    },
     /// A quorum asks for more voters than there are.
     QuorumTooLarge {
         /// The quorum.
@@ -143,9 +135,7 @@ impl fmt::Display for Conflict {
                 "no member or learner has this node's id {id}: set --id to one that is listed, \
                  or list this node"
             ),
-            Conflict::DuplicateId { id } => {
-                write!(f, "id {id} is listed twice: each node is one voter or one learner")
-            }
+            Conflict::Members(error) => error.fmt(f),
             Conflict::DuplicateAddress { address } => write!(
                 f,
                 "{address} is listed twice: each node needs a client and a peer address of its own"
@@ -153,11 +143,6 @@ impl fmt::Display for Conflict {
             Conflict::LearnersWithoutVoters => {
                 f.write_str("learners need the voters too: give the same --member list as theirs")
             }
-            Conflict::TooManyVoters { voters } => write!(
-                f,
-                "{voters} voters are more than the {} that a cluster can have",
-                kvorum_protocol::limits::VOTERS_MAX
-            ),
             Conflict::QuorumTooLarge { quorum, voters } => write!(
                 f,
                 "{quorum} is more than the {voters} {} there {}",

@@ -9,14 +9,12 @@ mod value;
 
 use std::path::PathBuf;
 
-use kvorum_protocol::{Limits, NodeId, Quorum};
+use kvorum_protocol::{Limits, Member, MemberList, NodeId, Quorum, Role, limits};
 
 pub use error::{ConfigError, Origin};
 pub use low::{LowConfig, ServeFlags};
 
 use error::Conflict;
-use kvorum_protocol::limits;
-use low::Given;
 
 /// Where clients are served when nothing says otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:6379";
@@ -39,11 +37,9 @@ pub struct Config {
     pub listen: String,
     /// Where peers are served; `None` without a member list.
     pub peer_listen: Option<String>,
-    /// The voters of the first boot, by id; empty for a cluster of one, which is this node. Later
-    /// boots use what the log says.
-    pub voters: Vec<Member>,
-    /// The non-voting replicas of the first boot, by id.
-    pub learners: Vec<Member>,
+    /// The members of the first boot, this node among them; `None` for a cluster of one, which is
+    /// this node. Later boots use what the log says.
+    pub members: Option<MemberList>,
     /// W, unless a request or a connection says otherwise.
     pub write_quorum: Quorum,
     /// R, unless a request or a connection says otherwise; never [`Quorum::All`].
@@ -64,17 +60,6 @@ pub struct Config {
     pub memory_bytes_max: Option<u64>,
 }
 
-/// One node of the cluster as its member list names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The node.
-    pub id: NodeId,
-    /// Where its clients find it.
-    pub client: String,
-    /// Where its peers find it.
-    pub peer: String,
-}
-
 /// When a write counts as durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
@@ -93,17 +78,15 @@ impl Config {
     /// A value that is not accepted, or values that contradict each other.
     pub fn new(low: &LowConfig) -> Result<Config, ConfigError> {
         let id = node_id(low)?;
-        let voters = members(low, "member")?;
-        let learners = members(low, "learner")?;
-        check_members(low, id, &voters, &learners)?;
-        let own = voters.iter().chain(&learners).find(|member| member.id == id);
-
+        let members = members(low, id)?;
+        let own = members.as_ref().and_then(|members| members.get(id));
         let default = own.map_or(LISTEN_DEFAULT, |member| &member.client);
         let listen = low
             .get("listen")
             .map_or(Ok(default.to_owned()), |given| given.parse(value::address))?;
         let peer_listen = low.get("peer_listen").map(|given| given.parse(value::address));
-        let peer_listen = peer_listen.transpose()?.or(own.map(|member| member.peer.clone()));
+        let own_peer = own.map(|member| member.peer.clone()).filter(|peer| !peer.is_empty());
+        let peer_listen = peer_listen.transpose()?.or(own_peer);
 
         let config = Config {
             id,
@@ -112,8 +95,7 @@ impl Config {
                 .map_or(Ok("kvorum-data".into()), |given| given.parse(value::directory))?,
             listen,
             peer_listen,
-            voters,
-            learners,
+            members,
             write_quorum: low
                 .get("write_quorum")
                 .map_or(Ok(Quorum::Majority), |given| given.parse(value::write_quorum))?,
@@ -149,7 +131,7 @@ impl Config {
     /// How many voters the cluster has at its first boot.
     #[must_use]
     pub fn voter_count(&self) -> usize {
-        self.voters.len().max(1)
+        self.members.as_ref().map_or(1, |members| members.voters().count())
     }
 
     /// Checks what each value alone does not show.
@@ -169,10 +151,10 @@ impl Config {
         }
         // Without a list the log may know of more voters than this boot was told of; the server
         // compares again once it has read the log.
-        if self.voters.is_empty() {
+        if self.members.is_none() {
             return Ok(());
         }
-        let voters = self.voters.len();
+        let voters = self.voter_count();
         for (key, quorum) in
             [("write_quorum", self.write_quorum), ("read_quorum", self.read_quorum)]
         {
@@ -202,47 +184,37 @@ fn size(low: &LowConfig, key: &str, max: usize) -> Result<Option<usize>, ConfigE
     low.get(key).map(|given| given.parse(parse)).transpose()
 }
 
-/// A list of members in the order of their ids, so that every node has the same list.
-fn members(low: &LowConfig, key: &str) -> Result<Vec<Member>, ConfigError> {
-    let mut members =
-        low.get(key).map_or(Ok(Vec::new()), |given| given.parse_all(value::member))?;
-    members.sort_by_key(|member| member.id);
-    Ok(members)
+/// The voters and learners, when there is a list of them.
+fn members(low: &LowConfig, own: NodeId) -> Result<Option<MemberList>, ConfigError> {
+    let mut members = Vec::new();
+    for (key, role) in [("member", Role::Voter), ("learner", Role::Learner)] {
+        if let Some(given) = low.get(key) {
+            members.extend(given.parse_all(|word| value::member(word, role))?);
+        }
+    }
+    let origin = low.origin(&["member", "learner"]);
+    if members.is_empty() {
+        return Ok(None);
+    }
+    if members.iter().all(|member| member.role == Role::Learner) {
+        return Err(Conflict::LearnersWithoutVoters.at(origin));
+    }
+    check_client_addresses(&members).map_err(|conflict| conflict.at(origin))?;
+    let members = MemberList::new(members).map_err(|error| Conflict::Members(error).at(origin))?;
+    match members.get(own) {
+        Some(_) => Ok(Some(members)),
+        None => Err(Conflict::OwnIdMissing { id: own }.at(origin)),
+    }
 }
 
-fn check_members(
-    low: &LowConfig,
-    own: NodeId,
-    voters: &[Member],
-    learners: &[Member],
-) -> Result<(), ConfigError> {
-    let given = low.get("member").or(low.get("learner")).map(Given::origin);
-    let Some(origin) = given.filter(|_| !(voters.is_empty() && learners.is_empty())) else {
-        return Ok(());
-    };
-    if voters.is_empty() {
-        return Err(Conflict::LearnersWithoutVoters.at(Some(origin)));
-    }
-    if voters.len() > usize::from(limits::VOTERS_MAX) {
-        return Err(Conflict::TooManyVoters { voters: voters.len() }.at(Some(origin)));
-    }
-    let mut ids = Vec::new();
-    let mut addresses = Vec::new();
-    for member in voters.iter().chain(learners) {
-        if ids.contains(&member.id) {
-            return Err(Conflict::DuplicateId { id: member.id }.at(Some(origin)));
+/// A client that is sent to the leader must find it and nobody else.
+fn check_client_addresses(members: &[Member]) -> Result<(), Conflict> {
+    for (at, member) in members.iter().enumerate() {
+        let client = &member.client;
+        let elsewhere = members[..at].iter().any(|other| other.client == *client);
+        if elsewhere || members.iter().any(|other| other.peer == *client) {
+            return Err(Conflict::DuplicateAddress { address: client.clone() });
         }
-        ids.push(member.id);
-        for address in [&member.client, &member.peer] {
-            if addresses.contains(&address) {
-                let address = address.clone();
-                return Err(Conflict::DuplicateAddress { address }.at(Some(origin)));
-            }
-            addresses.push(address);
-        }
-    }
-    if !ids.contains(&own) {
-        return Err(Conflict::OwnIdMissing { id: own }.at(Some(origin)));
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use kvorum_protocol::{NodeId, Quorum};
+use kvorum_protocol::{Member, NodeId, Quorum, Role};
 
-use super::{Fsync, Member};
+use super::Fsync;
 
 pub(super) fn node_id(word: &str) -> Result<NodeId, String> {
     match word.parse() {
@@ -78,17 +78,18 @@ pub(super) fn address(word: &str) -> Result<String, String> {
         .ok_or_else(|| "HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379".into())
 }
 
-/// `ID=CLIENT/PEER`, where both addresses have a port.
-pub(super) fn member(word: &str) -> Result<Member, String> {
-    let parse = || {
-        let (id, addresses) = word.split_once('=')?;
-        let (client, peer) = addresses.split_once('/')?;
-        let reachable = |word| split_address(word).is_some_and(|(_, port)| port != 0);
-        (reachable(client) && reachable(peer)).then_some(())?;
-        let id = node_id(id).ok()?;
-        Some(Member { id, client: client.to_owned(), peer: peer.to_owned() })
-    };
-    parse().ok_or_else(|| "ID=CLIENT/PEER, such as 1=127.0.0.1:6381/127.0.0.1:7381".into())
+/// `ID=CLIENT/PEER`. Others must find the node there, so no port is 0; a node that is alone needs
+/// no peer address.
+pub(super) fn member(word: &str, role: Role) -> Result<Member, String> {
+    let reachable = |address: &String| split_address(address).is_some_and(|(_, port)| port != 0);
+    match Member::parse(word, role) {
+        Ok(member)
+            if reachable(&member.client) && (member.peer.is_empty() || reachable(&member.peer)) =>
+        {
+            Ok(member)
+        }
+        _ => Err("ID=CLIENT/PEER, such as 1=127.0.0.1:6381/127.0.0.1:7381".into()),
+    }
 }
 
 /// Host and port. An IPv6 address stands in brackets, so that its colons are not the port's.
