@@ -1,4 +1,5 @@
 //! The kvorum server and its tools: durable before acknowledged, linearizable by default.
 
 pub mod cli;
+pub mod client;
 pub mod config;
