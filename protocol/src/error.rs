@@ -25,6 +25,21 @@ pub enum DecodeError {
     UnknownOpcode(u8),
 }
 
+impl DecodeError {
+    /// The code with which a request is refused that could not be decoded for this reason.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            DecodeError::UnknownOpcode(_) => ErrorCode::UnknownCommand,
+            DecodeError::TooLarge { .. } => ErrorCode::TooLarge,
+            DecodeError::Truncated
+            | DecodeError::TrailingBytes
+            | DecodeError::Checksum
+            | DecodeError::Invalid(_) => ErrorCode::BadRequest,
+        }
+    }
+}
+
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

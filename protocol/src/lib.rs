@@ -6,9 +6,11 @@
 //! to and from the same request and response: `binary`, `text`, `resp`.
 
 pub mod batch;
+pub mod binary;
 pub mod command;
 pub mod error;
 pub mod limits;
+pub mod membership;
 pub mod request;
 pub mod response;
 pub mod types;
@@ -17,6 +19,7 @@ pub use batch::{Batch, BatchBuilder, BatchHeader};
 pub use command::{Command, KeyList, Op, PairList, SessionSequence};
 pub use error::{DecodeError, ErrorCode};
 pub use limits::Limits;
+pub use membership::{Member, MemberList, MembershipError, Role};
 pub use request::{Read, Request};
 pub use response::{Response, ValueList, ValueListBuilder};
 pub use types::{ClusterId, LogIndex, LogTimeMs, Lsn, NodeId, Quorum, Term};

@@ -30,6 +30,12 @@ pub const REPLY_BYTES_MAX: usize = 128 << 20;
 /// The most voters of a cluster (quorum arithmetic runs on a stack array).
 pub const VOTERS_MAX: u8 = 63;
 
+/// The most members of a cluster, learners included.
+pub const MEMBERS_MAX: usize = 255;
+
+/// The longest `host:port` of a member, in bytes: its length is a `u8`.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
 /// The most arguments of a RESP command: MSET with `KEYS_PER_REQUEST_MAX` pairs and its name.
 pub const RESP_ARGS_MAX: usize = 2 * KEYS_PER_REQUEST_MAX + 1;
 
@@ -61,4 +67,7 @@ const _: () = assert!(KEY_BYTES_MAX == u16::MAX as usize);
 const _: () = assert!(VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= 1 << 20);
 const _: () = assert!(BATCH_BYTES_MAX < u32::MAX as usize / 4);
+const _: () = assert!(ADDRESS_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(MEMBERS_MAX >= VOTERS_MAX as usize && MEMBERS_MAX <= u16::MAX as usize);
+const _: () = assert!(MEMBERS_MAX * (2 * ADDRESS_BYTES_MAX + 8) < BATCH_BYTES_SOFT);
 const _: () = assert!(REPLY_BYTES_MAX > VALUE_BYTES_MAX);
