@@ -1,3 +1,5 @@
-//! kvorum: a replicated key-value server. Durable before acknowledged, linearizable by default.
+//! The kvorum server and its tools: durable before acknowledged, linearizable by default.
 
+pub mod cli;
+pub mod config;
 pub mod core;

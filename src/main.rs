@@ -1,1 +1,7 @@
-fn main() {}
+//! The `kvorum` binary: see [`kvorum::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

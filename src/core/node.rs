@@ -21,6 +21,9 @@ use super::time::{Instant, Now};
 /// writes from its connections, reads go on.
 const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
 
+/// Reads that may wait for an index, of all connections together.
+const PENDING_READS_MAX: usize = 1 << 18;
+
 /// Room that a record takes in the log beyond its body: its header, and the rest of a disk block.
 const RECORD_OVERHEAD_BYTES: u64 = 2 * 4096;
 
@@ -55,6 +58,19 @@ pub struct Options {
     pub quorum: Option<Quorum>,
     /// How long it may wait.
     pub timeout: Option<Duration>,
+}
+
+/// Who asks for a read, and on what terms.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Where an answer that comes later goes.
+    pub to: ReplyTo,
+    /// The state must have applied this: the last write of the same connection.
+    pub after: LogIndex,
+    /// The hash of the key, if it was computed for the prefetch.
+    pub hash: Option<KeyHash>,
+    /// R, and how long it may wait.
+    pub options: Options,
 }
 
 /// What becomes of a read at once.
@@ -202,7 +218,12 @@ impl Node {
         (self.store.bytes() + self.log.staged_bytes() + self.log.open_bytes() + bytes) as u64
     }
 
-    fn check_quorum(&self, quorum: Option<Quorum>) -> Result<(), Refusal> {
+    /// Whether the cluster has as many voters as `quorum` asks for.
+    ///
+    /// # Errors
+    /// [`Refusal::QuorumTooLarge`] when it has not.
+    #[inline]
+    pub fn check_quorum(&self, quorum: Option<Quorum>) -> Result<(), Refusal> {
         let Some(quorum) = quorum else { return Ok(()) };
         let voters = self.raft.voters().len();
         match quorum.size(voters) {
@@ -213,9 +234,8 @@ impl Node {
         }
     }
 
-    /// Answers a read, or lets it wait until `after` is applied: the last write of the same
-    /// connection, so that it sees that write and nothing behind it. `scratch` takes the bytes of
-    /// answers that are put together.
+    /// Answers a read, or lets it wait until [`Asker::after`] is applied, so that it sees that
+    /// write and nothing behind it. `scratch` takes the bytes of answers that are put together.
     ///
     /// # Errors
     /// A refusal.
@@ -223,21 +243,19 @@ impl Node {
     pub fn read<'a>(
         &'a mut self,
         now: &Now,
-        to: ReplyTo,
-        after: LogIndex,
+        asker: &Asker,
         read: &Read<'_>,
-        hash: Option<KeyHash>,
-        options: &Options,
         scratch: &'a mut Vec<u8>,
     ) -> Result<ReadOutcome<'a>, Refusal> {
-        self.check_quorum(options.quorum)?;
-        self.check_readable(options.quorum)?;
-        if after > self.log.applied() {
-            let timeout = options.timeout.unwrap_or(self.config.quorum_timeout);
-            self.pending.push_read(after, to, read, now.monotonic.after(timeout));
+        self.check_quorum(asker.options.quorum)?;
+        self.check_readable(asker.options.quorum)?;
+        if asker.after > self.log.applied() {
+            let timeout = asker.options.timeout.unwrap_or(self.config.quorum_timeout);
+            let deadline = now.monotonic.after(timeout);
+            self.pending.push_read(asker.after, asker.to, read, deadline);
             return Ok(ReadOutcome::Waiting);
         }
-        if let (Read::Get(key), Some(hash)) = (read, hash) {
+        if let (Read::Get(key), Some(hash)) = (read, asker.hash) {
             let found = self.store.get_hashed(hash, key);
             return Ok(ReadOutcome::Ready(value_response(found)));
         }
@@ -399,6 +417,7 @@ impl Node {
     #[must_use]
     pub fn backlog_is_full(&self) -> bool {
         self.log.staged_bytes() + self.log.open_bytes() > LOG_BACKLOG_BYTES_MAX
+            || self.pending.reads_len() > PENDING_READS_MAX
     }
 
     /// Whether [`seal`](Node::seal) would hand out anything.

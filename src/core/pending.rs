@@ -71,6 +71,8 @@ pub struct Pending {
     writes: VecDeque<PendingWrite>,
     /// By the index each waits for. Invariant: no queue is empty.
     reads: BTreeMap<LogIndex, VecDeque<PendingRead>>,
+    /// How many reads all queues hold.
+    reads_len: usize,
     /// Invariant: not later than any deadline of what waits; `None` when nothing has waited since
     /// the last look.
     earliest: Option<Instant>,
@@ -90,6 +92,7 @@ impl Pending {
         self.note_deadline(deadline);
         let read = PendingRead { to, read: OwnedRead::new(read), deadline };
         self.reads.entry(index).or_default().push_back(read);
+        self.reads_len += 1;
     }
 
     #[inline]
@@ -124,7 +127,14 @@ impl Pending {
         if first.get().is_empty() {
             first.remove();
         }
+        self.reads_len -= 1;
         read
+    }
+
+    /// How many reads wait.
+    #[inline]
+    pub fn reads_len(&self) -> usize {
+        self.reads_len
     }
 
     /// When [`expire`](Pending::expire) has something to look at.
@@ -156,6 +166,7 @@ impl Pending {
             queue.retain(|read| {
                 if read.deadline <= now {
                     read_expired(read.to);
+                    self.reads_len -= 1;
                     return false;
                 }
                 earliest = Some(earliest.map_or(read.deadline, |e| e.min(read.deadline)));
