@@ -28,11 +28,11 @@ struct Known {
 }
 
 impl Known {
-    /// Writes with `DEPTH` requests in flight until the server is gone, or `enough` are acknowledged.
-    fn write(&mut self, address: &str, client: u64, enough: u64) {
+    /// Writes with `DEPTH` requests in flight until the server is gone.
+    fn write(&mut self, address: &str, client: u64) {
         let Ok(mut connection) = Connection::open(address, deadline()) else { return };
         let mut in_flight = std::collections::VecDeque::new();
-        for n in 0..enough {
+        for n in 0_u64.. {
             let key = n % 100;
             let value = self.sent.get(&key).copied().unwrap_or(0) + 1;
             let (name, text) = (format!("c{client}k{key}"), value.to_string());
@@ -76,14 +76,14 @@ impl Known {
     }
 }
 
-/// Keeps four clients writing until `disturb` returns and the server is gone or they are done, then
-/// starts the server again and checks what they know.
+/// Keeps clients writing while `disturb` runs, which must end the server; then starts it again and
+/// checks what they know.
 fn load(server: &mut Server, known: &mut [Known], disturb: impl FnOnce(&mut Server)) {
     let address = server.address().to_owned();
     thread::scope(|scope| {
         for (client, known) in (0..).zip(&mut *known) {
             let address = &address;
-            scope.spawn(move || known.write(address, client, u64::MAX));
+            scope.spawn(move || known.write(address, client));
         }
         disturb(server);
     });

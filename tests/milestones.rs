@@ -115,7 +115,7 @@ fn m2_appended_writes_are_replayed_in_order() {
     }
 }
 
-/// While the disk holds a sync back, the write is neither acknowledged nor visible, and reads go on.
+/// While the disk holds a sync back, the write is neither acknowledged nor visible; reads go on.
 #[test]
 fn m2_logged_before_memory_changes_and_synced_before_ok() {
     let server = Server::start(&[]);
