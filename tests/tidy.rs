@@ -222,15 +222,15 @@ fn tests_wait_for_events_and_not_for_time() {
 fn unsafe_code_is_where_it_is_known_to_be() {
     let mut breaches = Vec::new();
     for source in sources() {
-        let has_unsafe = source.code().any(|(_, line)| {
+        let is_needed = source.code().any(|(_, line)| {
             let behind = line.split(concat!("uns", "afe ")).nth(1).unwrap_or_default();
             ["{", "fn", "impl", "trait", "extern"].iter().any(|form| behind.starts_with(form))
         });
         let is_listed = UNSAFE.contains(&source.path.as_str());
-        if has_unsafe && !is_listed {
+        if is_needed && !is_listed {
             breaches.push(format!("{}: unsafe code", source.path));
         }
-        if is_listed && !has_unsafe {
+        if is_listed && !is_needed {
             breaches
                 .push(format!("{}: no unsafe code any more, take it off the list", source.path));
         }
