@@ -1,1 +1,3 @@
-pub fn x() {}
+//! kvorum: a replicated key-value server.
+
+pub mod bench;
