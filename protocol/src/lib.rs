@@ -10,6 +10,7 @@ pub mod command;
 pub mod error;
 pub mod limits;
 pub mod request;
+pub mod resp;
 pub mod response;
 pub mod types;
 
