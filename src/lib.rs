@@ -5,3 +5,5 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
+pub mod disk;
+pub mod wal;

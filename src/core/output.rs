@@ -1,5 +1,6 @@
 //! What the core says, once a turn.
 
+use super::log::LogEnd;
 use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, ValueList};
 
 /// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
@@ -27,10 +28,12 @@ pub enum Record {
         /// Who got the vote; `None` when nobody has.
         voted_for: Option<NodeId>,
     },
-    /// Entries from this index on are void: another leader's entries come in their place.
+    /// The replicated log ends here: what came behind is void, and another leader's entries come
+    /// in its place. A log is only ever cut between two batches, so the record can name the whole
+    /// end, and a reader need not remember where earlier batches ended.
     Truncate {
-        /// The first void index.
-        from: LogIndex,
+        /// The last batch that stands.
+        end: LogEnd,
     },
 }
 
