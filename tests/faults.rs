@@ -192,7 +192,7 @@ fn a_sync_that_stalls_holds_back_writes_only() {
 
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_space() {
-    let disk = SmallDisk::new(1024);
+    let disk = SmallDisk::new(256);
     let data = disk.path().join("data");
     let mut server = Server::start_in(&data, &[]);
     let mut client = server.text();

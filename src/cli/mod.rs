@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
 use client::{ClientError, ClientFlags};
 use node_to_come::ServeError;
@@ -55,6 +56,7 @@ enum Command {
     ///
     /// Exit code 1 when a node did not answer.
     Status(ClientFlags),
+    Bench(Box<bench::Args>),
 }
 
 /// Why a command did not do what it was asked.
@@ -64,6 +66,7 @@ enum Error {
     Config(ConfigError),
     Serve(ServeError),
     Client(ClientError),
+    Bench(BenchError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -76,8 +79,10 @@ impl Error {
         match self {
             Error::Usage(_) | Error::Config(_) => ExitCode::from(2),
             Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
+            Error::Bench(error) if error.is_usage() => ExitCode::from(2),
             Error::Serve(_)
             | Error::Client(_)
+            | Error::Bench(_)
             | Error::NotFound
             | Error::Silent
             | Error::Output(_) => ExitCode::FAILURE,
@@ -92,6 +97,7 @@ impl fmt::Display for Error {
             Error::Config(error) => error.fmt(f),
             Error::Serve(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
+            Error::Bench(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::Output(error) => write!(f, "standard output: {error}"),
@@ -114,6 +120,15 @@ impl From<ServeError> for Error {
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
         Error::Client(error)
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Error {
+        match error {
+            BenchError::Print(error) => Error::Output(error),
+            error => Error::Bench(error),
+        }
     }
 }
 
@@ -151,6 +166,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
+        Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
     }
 }
 
