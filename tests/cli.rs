@@ -275,3 +275,21 @@ fn a_closed_pipe_is_no_crash() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{stderr}");
     assert_eq!(stderr, "");
 }
+
+#[test]
+fn bench_measures_a_server_in_every_protocol() {
+    let server = Server::start(&[]);
+    for protocol in ["binary", "text", "resp"] {
+        let load = "--connections 2 --pipeline 4 --key-space 100 --requests 1000";
+        let output = kvorum()
+            .args(["bench", "--servers", server.address(), "--protocol", protocol])
+            .args(load.split(' '))
+            .args(["--warmup-seconds", "0", "--json", "--quiet"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");
+        assert!(json.is_object());
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
