@@ -244,3 +244,37 @@ fn a_disk_without_room_for_a_log_is_refused_at_the_start() {
     assert!(exit.last_words().contains(data.to_str().unwrap()), "{}", exit.last_words());
     drop(ballast);
 }
+
+/// RELIABILITY.md, G9: neither a busy loop nor an exit, and the log can still open its files.
+#[test]
+fn running_out_of_file_descriptors_only_delays_new_connections() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let server = Server::start(&[]);
+    let mut old = server.text();
+    assert_eq!(old.ask("SET k v"), "OK");
+    let few = Rlimit { current: Some(64), maximum: Some(64) };
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    prlimit(pid, Resource::Nofile, few).expect("the process is ours");
+    let mut crowd: Vec<_> = (0..150).map(|_| server.raw()).collect();
+    for client in &mut crowd {
+        client.send_if_possible(b"PING\n");
+    }
+    for _ in 0..100 {
+        assert_eq!(old.ask("GET k"), "VALUE v");
+    }
+    let late = crowd.split_off(100);
+    drop(crowd);
+    for mut client in late {
+        let reply = client.line();
+        assert!(
+            reply.as_deref().is_none_or(|line| line == "PONG" || line.starts_with("ERROR BUSY ")),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(server.text().ask("PING"), "PONG");
+    // Enough for a new segment of the log.
+    let value = "v".repeat(1 << 20);
+    for n in 0..16 {
+        assert_eq!(old.ask(&format!("SET big{n} {value}")), "OK");
+    }
+}
