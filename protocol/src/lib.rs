@@ -12,6 +12,7 @@ pub mod error;
 pub mod limits;
 pub mod membership;
 pub mod request;
+pub mod resp;
 pub mod response;
 pub mod text;
 pub mod types;
