@@ -81,6 +81,13 @@ pub enum ConfigError {
         /// What does not go together.
         conflict: Conflict,
     },
+    /// A cluster of more than one node, which this version can not run.
+    NotYet {
+        /// How many voters were asked for.
+        voters: usize,
+        /// How many learners were asked for.
+        learners: usize,
+    },
 }
 
 /// Values that do not go together.
@@ -102,6 +109,8 @@ pub enum Conflict {
     LearnersWithoutVoters,
     /// A quorum asks for more voters than there are.
     QuorumTooLarge {
+        /// Its name in the file.
+        key: &'static str,
         /// The quorum.
         quorum: Quorum,
         /// How many voters there are.
@@ -143,9 +152,9 @@ impl fmt::Display for Conflict {
             Conflict::LearnersWithoutVoters => {
                 f.write_str("learners need the voters too: give the same --member list as theirs")
             }
-            Conflict::QuorumTooLarge { quorum, voters } => write!(
+            Conflict::QuorumTooLarge { key, quorum, voters } => write!(
                 f,
-                "{quorum} is more than the {voters} {} there {}",
+                "{key} {quorum} is more than the {voters} {} there {}",
                 if *voters == 1 { "voter" } else { "voters" },
                 if *voters == 1 { "is" } else { "are" },
             ),
@@ -185,6 +194,11 @@ impl fmt::Display for ConfigError {
                 write!(f, "{origin}: {conflict}")
             }
             ConfigError::Conflict { origin: None, conflict } => conflict.fmt(f),
+            ConfigError::NotYet { voters, learners } => write!(
+                f,
+                "{voters} voters and {learners} learners: this version runs clusters of one \
+                 voter only, leave out --learner and every --member but this node's own"
+            ),
         }
     }
 }

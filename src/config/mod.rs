@@ -149,17 +149,28 @@ impl Config {
             let origin = low.origin(&["peer_listen", "listen"]);
             return Err(Conflict::SameListen { address: self.listen.clone() }.at(origin));
         }
-        // Without a list the log may know of more voters than this boot was told of; the server
-        // compares again once it has read the log.
-        if self.members.is_none() {
-            return Ok(());
+        // Without a list the log may know of more voters than this boot was told of.
+        if self.members.is_some() {
+            self.quorums_fit(self.voter_count())
+                .map_err(|(key, conflict)| conflict.at(low.origin(&[key])))?;
         }
-        let voters = self.voter_count();
+        Ok(())
+    }
+
+    /// Compares W and R with a number of voters, such as that of the recovered log.
+    ///
+    /// # Errors
+    /// A quorum that asks for more voters than there are.
+    pub fn check_quorums(&self, voters: usize) -> Result<(), ConfigError> {
+        self.quorums_fit(voters).map_err(|(_, conflict)| conflict.at(None))
+    }
+
+    fn quorums_fit(&self, voters: usize) -> Result<(), (&'static str, Conflict)> {
         for (key, quorum) in
             [("write_quorum", self.write_quorum), ("read_quorum", self.read_quorum)]
         {
             if quorum.size(voters).is_none() {
-                return Err(Conflict::QuorumTooLarge { quorum, voters }.at(low.origin(&[key])));
+                return Err((key, Conflict::QuorumTooLarge { key, quorum, voters }));
             }
         }
         Ok(())

@@ -216,8 +216,14 @@ fn values_that_contradict_each_other_are_refused() {
         (vec![one, ("member", "2=b:1/a:2")], "--member: member 2 has the peer address of another"),
         (vec![("member", "1=a:1/a:1")], "--member: a:1 is listed twice"),
         (vec![("learner", "1=a:1/a:2")], "--learner: learners need the voters too"),
-        (vec![one, two, three, ("write-quorum", "4")], "--write-quorum: 4 is more than the 3"),
-        (vec![one, ("read-quorum", "2")], "--read-quorum: 2 is more than the 1 voter there is"),
+        (
+            vec![one, two, three, ("write-quorum", "4")],
+            "--write-quorum: write_quorum 4 is more than the 3",
+        ),
+        (
+            vec![one, ("read-quorum", "2")],
+            "--read-quorum: read_quorum 2 is more than the 1 voter there is",
+        ),
         (vec![("heartbeat-ms", "300")], "--heartbeat-ms: a heartbeat every 300 ms"),
         (vec![("election-timeout-ms", "50")], "--election-timeout-ms: a heartbeat every 50 ms"),
         (vec![one, ("peer-listen", "a:1")], "--peer-listen: a:1 can not serve both"),
