@@ -4,3 +4,5 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
+pub mod net;
+pub mod wal;

@@ -16,7 +16,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{ConfigError, ServeFlags};
 use client::{ClientError, ClientFlags};
-use node_to_come::ServeError;
+use XX;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///

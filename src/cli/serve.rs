@@ -3,7 +3,7 @@
 use kvorum_protocol::Role;
 
 use super::Error;
-use super::node_to_come::serve;
+use crate::net::serve::serve;
 use crate::config::{Config, ConfigError, LowConfig, ServeFlags};
 
 pub(super) fn run(flags: &ServeFlags) -> Result<(), Error> {

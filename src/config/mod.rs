@@ -7,6 +7,7 @@ mod error;
 mod low;
 mod value;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use kvorum_protocol::{Limits, Member, MemberList, NodeId, Quorum, Role, limits};
@@ -69,6 +70,16 @@ pub enum Fsync {
     EveryMs(u64),
     /// Once it is written; the operating system decides when it reaches the disk.
     Never,
+}
+
+impl fmt::Display for Fsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fsync::Always => f.write_str("always"),
+            Fsync::EveryMs(ms) => write!(f, "{ms}"),
+            Fsync::Never => f.write_str("never"),
+        }
+    }
 }
 
 impl Config {

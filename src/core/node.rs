@@ -103,6 +103,10 @@ pub struct NodeStatus {
     pub keys: usize,
     /// Bytes of keys, values and table.
     pub memory_bytes: usize,
+    /// GETs that found their key, and that did not.
+    pub reads_found: u64,
+    /// See `reads_found`.
+    pub reads_missed: u64,
 }
 
 /// The pure core of one node.
@@ -131,6 +135,8 @@ pub struct Node {
     election_deadline: Instant,
     /// Bytes that the log is certain to take, of what is not sealed yet.
     log_room_bytes: u64,
+    reads_found: u64,
+    reads_missed: u64,
 }
 
 impl Node {
@@ -149,6 +155,8 @@ impl Node {
             replies: Vec::new(),
             election_deadline: Instant::default(),
             log_room_bytes,
+            reads_found: 0,
+            reads_missed: 0,
             config,
         };
         if recovery.members.is_empty() {
@@ -255,8 +263,11 @@ impl Node {
             self.pending.push_read(asker.after, asker.to, read, deadline);
             return Ok(ReadOutcome::Waiting);
         }
-        if let (Read::Get(key), Some(hash)) = (read, asker.hash) {
+        if let Read::Get(key) = read {
+            let hash = asker.hash.unwrap_or_else(|| self.store.hash(key));
             let found = self.store.get_hashed(hash, key);
+            self.reads_found += u64::from(found.is_some());
+            self.reads_missed += u64::from(found.is_none());
             return Ok(ReadOutcome::Ready(value_response(found)));
         }
         scratch.clear();
@@ -270,10 +281,7 @@ impl Node {
         if quorum.unwrap_or(self.config.read_quorum) == Quorum::Count(1) {
             return Ok(());
         }
-        match self.raft.role() {
-            Role::Leader { first_index } if first_index <= self.log.applied() => Ok(()),
-            _ => Err(Refusal::NoLeader),
-        }
+        if self.is_ready() { Ok(()) } else { Err(Refusal::NoLeader) }
     }
 
     // Events
@@ -433,6 +441,12 @@ impl Node {
         &self.store
     }
 
+    /// Whether the node leads, and its state is that of the log it found.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
+    }
+
     /// Index of the last entry in the state.
     #[inline]
     #[must_use]
@@ -459,6 +473,8 @@ impl Node {
             durable: self.log.durable().0,
             keys: self.store.len(),
             memory_bytes: self.store.bytes(),
+            reads_found: self.reads_found,
+            reads_missed: self.reads_missed,
         }
     }
 }

@@ -49,6 +49,10 @@ impl BinarySession {
     ) -> Served {
         let mut consumed = 0;
         loop {
+            // Decoding checks every frame's checksum: not worth it when nothing may be done.
+            if out.len() > OUTBOX_BYTES_SOFT {
+                return Served { consumed, pause: Pause::Output };
+            }
             let mut ahead: [Option<Ahead<'_>>; LOOKAHEAD] = [None; LOOKAHEAD];
             let end_of_input = look_ahead(turn, input, consumed, &mut ahead);
             for next in ahead.iter().flatten() {
@@ -99,6 +103,7 @@ impl BinarySession {
         out: &mut Vec<u8>,
     ) {
         let head = &next.frame.head;
+        turn.server.requests_total += 1;
         match &next.frame.request {
             Ok(Request::Read(read)) => {
                 let terms = ReadTerms {
@@ -168,8 +173,9 @@ fn look_ahead<'a>(
     mut offset: usize,
     ahead: &mut [Option<Ahead<'a>>; LOOKAHEAD],
 ) -> Option<Result<Pause, FrameError>> {
+    let limits = turn.server.limits();
     for slot in ahead {
-        let (frame, length) = match decode_request(&input[offset..], turn.limits) {
+        let (frame, length) = match decode_request(&input[offset..], &limits) {
             Ok(Some(decoded)) => decoded,
             Ok(None) => {
                 let at_least = kvorum_protocol::binary::frame_bytes(&input[offset..]);

@@ -1,7 +1,8 @@
 //! One client connection: its socket, its buffers and its protocol.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
+use std::time::Duration;
 
 use kvorum_protocol::Response;
 use kvorum_protocol::binary::{self, PREFACE};
@@ -23,6 +24,14 @@ const LARGE_READ_BYTES: usize = 1 << 20;
 /// Unsent replies beyond this end a connection: its client asked, behind a write, for far more
 /// than it reads.
 const OUTBOX_BYTES_HARD: usize = 256 << 20;
+
+/// How long a request may stay unfinished, plus a second for so many bytes of it. Whoever holds a
+/// connection with a byte now and then must not hold it for ever.
+const UNFINISHED_MAX: Duration = Duration::from_secs(60);
+const UNFINISHED_BYTES_A_SECOND: usize = 16 << 10;
+
+/// How long a closed connection waits for its client to close, too.
+const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// What the first bytes said.
 #[derive(Debug)]
@@ -63,10 +72,6 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Where the client is.
-    pub peer: SocketAddr,
-    /// When it came.
-    pub since: Instant,
     protocol: Protocol,
     session: Session,
     /// Input that is not done with: the start of a request, or requests that wait for a pause to
@@ -91,17 +96,17 @@ pub struct Connection {
     pub dirty: bool,
     /// Bytes of buffers that the reactor has counted for it.
     pub counted_bytes: usize,
+    /// It is beyond `--connections-max`, and only here to be told so.
+    pub is_surplus: bool,
 }
 
 impl Connection {
-    /// A connection named `id`.
-    pub fn new(stream: TcpStream, peer: SocketAddr, id: u64, now: Instant) -> Connection {
+    /// A connection that has sent nothing yet.
+    pub fn new(stream: TcpStream, session: Session) -> Connection {
         Connection {
             stream,
-            peer,
-            since: now,
             protocol: Protocol::Unknown,
-            session: Session::new(id),
+            session,
             inbox: Vec::new(),
             outbox: Outbox::default(),
             readable: false,
@@ -114,7 +119,42 @@ impl Connection {
             queued: false,
             dirty: false,
             counted_bytes: 0,
+            is_surplus: false,
         }
+    }
+
+    /// A connection that there is no place for: it gets `reply` and is closed.
+    pub fn refused(stream: TcpStream, session: Session, reply: &[u8]) -> Connection {
+        let mut connection = Connection::new(stream, session);
+        connection.outbox.buffer(&mut OutboxPool::default()).extend_from_slice(reply);
+        connection.ending = Ending::AfterReplies;
+        connection.is_surplus = true;
+        connection
+    }
+
+    /// Its name.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        self.session.id
+    }
+
+    /// What all protocols keep of it.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whether a request, or the end, has been unfinished for too long. A large request has time
+    /// in proportion.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        let Some(since) = self.unfinished_since else { return false };
+        let patience = match self.ending {
+            Ending::No => {
+                let large = Duration::from_secs((self.inbox.len() / UNFINISHED_BYTES_A_SECOND) as u64);
+                UNFINISHED_MAX + large
+            }
+            Ending::AfterReplies | Ending::Lingering => LINGER_MAX,
+        };
+        now.since(since) > patience
     }
 
     /// The socket, for registering it.
@@ -158,6 +198,7 @@ impl Connection {
             Ok(Filled::Nothing) => {}
             Ok(Filled::Shared(length)) => {
                 let served = self.dispatch(turn, &shared[..length], pool);
+                self.note_progress(served.consumed);
                 self.inbox.clear();
                 self.inbox.extend_from_slice(&shared[served.consumed..length]);
                 self.pause = served.pause;
@@ -165,6 +206,7 @@ impl Connection {
             Ok(Filled::Inbox) => {
                 let mut input = std::mem::take(&mut self.inbox);
                 let served = self.dispatch(turn, &input, pool);
+                self.note_progress(served.consumed);
                 input.drain(..served.consumed);
                 self.inbox = input;
                 self.pause = served.pause;
@@ -285,8 +327,11 @@ impl Connection {
                 Err(_) => Err(Pause::Close),
             };
         }
-        self.protocol = if first == b'*' || turn.redis_probe.is_inline_ping(input, self.peer.ip()) {
-            Protocol::Resp(Box::new(RespSession::new(self.session.id, self.peer)))
+        let (peer, now) = (self.session.peer, turn.now.monotonic);
+        let is_resp =
+            first == b'*' || turn.server.redis_probe.is_inline_ping(input, peer.ip(), now);
+        self.protocol = if is_resp {
+            Protocol::Resp(Box::new(RespSession::new(peer, self.stream.local_addr().ok())))
         } else {
             Protocol::Text(TextSession::new())
         };
@@ -295,6 +340,7 @@ impl Connection {
 
     /// Decides what happens next, after input was served or answers have come.
     fn after_serving(&mut self, now: Instant, pool: &mut OutboxPool) -> Next {
+        self.session.served_at = now;
         let waits_for_input = matches!(self.pause, Pause::NeedMore { .. });
         match self.pause {
             Pause::Abort => return Next::Drop,
@@ -303,10 +349,7 @@ impl Connection {
             _ => {}
         }
         let unfinished = waits_for_input && !self.inbox.is_empty();
-        self.unfinished_since = match self.unfinished_since {
-            Some(since) if unfinished && !self.readable => Some(since),
-            _ => unfinished.then_some(now),
-        };
+        self.unfinished_since = unfinished.then(|| self.unfinished_since.unwrap_or(now));
         if let Some(next) = self.send(pool) {
             return next;
         }
@@ -321,6 +364,13 @@ impl Connection {
             Pause::Close | Pause::Abort => false,
         };
         if resumes { Next::Again } else { Next::Wait }
+    }
+
+    /// Requests were served: whatever is unfinished now has begun just now.
+    fn note_progress(&mut self, consumed: usize) {
+        if consumed > 0 {
+            self.unfinished_since = None;
+        }
     }
 
     fn may_resume(&self) -> bool {
@@ -359,7 +409,7 @@ impl Connection {
             return next;
         }
         if self.outbox.len() > OUTBOX_BYTES_HARD {
-            log::warn!("{}: closed: it asks for more than it reads", self.peer);
+            log::warn!("{}: closed: it asks for more than it reads", self.session.peer);
             return Next::Drop;
         }
         let resumes = match self.pause {

@@ -11,7 +11,8 @@
 //! does not sleep.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::listener::{Accepted, Listener};
 use super::log_thread::{Done, LogThread};
 use super::outbox::OutboxPool;
 use super::server::Server;
-use super::session::Turn;
+use super::session::{Session, Turn};
 use crate::config::Fsync;
 use crate::core::{Instant, Node, Now, Output};
 use crate::wal::{WalError, Writer};
@@ -50,6 +51,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When accepting fails for a reason that only time can mend.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Connections beyond `--connections-max` that are told so and given time to hear it.
+const SURPLUS_MAX: usize = 64;
+
+const TOO_MANY_CONNECTIONS: &str = "too many connections (--connections-max); try again later";
 
 /// The connections by slot; empty for the moment in which one is served.
 pub type Connections = Slab<Option<Box<Connection>>>;
@@ -82,6 +88,8 @@ pub struct Reactor {
     /// Distinguishes the connections that a slot has held, so that neither a late event nor a late
     /// answer reaches a stranger.
     generation: u32,
+    /// How many of the connections are there only to be refused.
+    surplus: usize,
     /// Connections with something to do, each at most once.
     queue: VecDeque<u64>,
     /// Connections whose next write waits for the log.
@@ -124,6 +132,7 @@ impl Reactor {
             signals,
             connections: Slab::with_capacity(server.connections_max),
             generation: 0,
+            surplus: 0,
             queue: VecDeque::new(),
             await_backlog: Vec::new(),
             dirty: Vec::new(),
@@ -180,14 +189,14 @@ impl Reactor {
         self.note_events(events, &now);
         let done = self.log.take_done().map_err(Fatal::Log)?;
         self.node.tick(&now);
-        self.take_done(done, &now);
+        self.take_done(done);
         self.accept(&now);
         self.serve_queue(&now);
         self.submit(&now);
         if self.log.is_busy() && self.queue.is_empty() {
             let done = self.log.wait_done(DISK_WAIT).map_err(Fatal::Log)?;
             if done.is_some() {
-                self.take_done(done, &now);
+                self.take_done(done);
                 self.submit(&now);
             }
         }
@@ -242,7 +251,7 @@ impl Reactor {
     // Core and log
 
     /// Tells the core what is durable, and delivers what it has to say.
-    fn take_done(&mut self, done: Option<Done>, now: &Now) {
+    fn take_done(&mut self, done: Option<Done>) {
         if let Some(done) = done {
             self.node.durable(done.durable);
             self.node.set_log_room(done.room_bytes);
@@ -259,7 +268,6 @@ impl Reactor {
                 self.enqueue(id);
             }
         }
-        let _ = now;
     }
 
     /// Hands the records of the turn to the log thread, unless it is busy: then they wait, and the
@@ -303,16 +311,13 @@ impl Reactor {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok(Accepted::Connection(stream, peer)) => {
-                    self.server.connections_total += 1;
-                    if self.connections.len() >= self.server.connections_max {
-                        refuse(&stream, "too many connections (--connections-max)");
-                    } else if let Err(error) = self.adopt(stream, peer, now) {
+                    if let Err(error) = self.adopt(stream, peer, now) {
                         log::warn!("{peer}: can not be served: {error}");
                     }
                 }
                 Ok(Accepted::OutOfDescriptors(stream)) => {
-                    refuse(&stream, "the process is out of file descriptors");
-                    drop(stream);
+                    self.server.connections_rejected += 1;
+                    refuse(stream, "the process is out of file descriptors");
                     self.listener.restore_spare();
                 }
                 Ok(Accepted::Nobody) => {
@@ -331,17 +336,33 @@ impl Reactor {
     fn adopt(
         &mut self,
         stream: TcpStream,
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         now: &Now,
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        self.server.connections_total += 1;
+        let is_surplus = self.connections.len() - self.surplus >= self.server.connections_max;
+        if is_surplus {
+            self.server.connections_rejected += 1;
+            if self.surplus >= SURPLUS_MAX {
+                refuse(stream, TOO_MANY_CONNECTIONS);
+                return Ok(());
+            }
+        }
         self.generation = self.generation.wrapping_add(1);
         let slot = self.connections.vacant_entry();
         let id = u64::from(self.generation) << 32 | slot.key() as u64;
-        let mut connection = Box::new(Connection::new(stream, peer, id, now.monotonic));
+        let number = self.server.connections_total;
+        let session = Session::new(id, number, peer, now.monotonic);
+        let mut connection = Box::new(if is_surplus {
+            Connection::refused(stream, session, busy_line(TOO_MANY_CONNECTIONS).as_bytes())
+        } else {
+            Connection::new(stream, session)
+        });
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.source(), token(id), interest)?;
         slot.insert(Some(connection));
+        self.surplus += usize::from(is_surplus);
         Ok(())
     }
 
@@ -389,6 +410,7 @@ impl Reactor {
         let Some(mut connection) = take_connection(&mut self.connections, id) else { return };
         self.connections.remove(slot_of(id));
         self.server.buffer_bytes -= connection.counted_bytes;
+        self.surplus -= usize::from(connection.is_surplus);
         // Closing the descriptor would do; a failure here means that it is gone already.
         let _ = self.poll.registry().deregister(connection.source());
     }
@@ -422,7 +444,7 @@ impl Reactor {
                 return Ok(());
             }
             let done = self.log.wait_done(Duration::from_millis(100)).map_err(Fatal::Log)?;
-            self.take_done(done, &now);
+            self.take_done(done);
             let mut bytes = [0; 16];
             if self.signals.read(&mut bytes).is_ok_and(|count| count > 0) {
                 log::warn!("stopped by a second signal, without waiting for the log");
@@ -445,13 +467,15 @@ fn register_signals(poll: &Poll) -> io::Result<UnixStream> {
     Ok(ours)
 }
 
-/// Tells a connection that there is no place for it. It has said nothing yet, so this is in the
-/// text protocol; what can not be sent at once is not sent.
-fn refuse(mut stream: &TcpStream, why: &str) {
-    let line = format!("ERROR {} {why}\n", ErrorCode::Busy.word());
-    if io::Write::write(&mut stream, line.as_bytes()).is_ok() {
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-    }
+/// Tells a connection that there is no place for it, at once or not at all.
+fn refuse(mut stream: TcpStream, why: &str) {
+    // A client that does not get the line sees that it is closed.
+    let _ = stream.write(busy_line(why).as_bytes());
+}
+
+/// A connection that is refused has said nothing yet, so it hears of it in the text protocol.
+fn busy_line(why: &str) -> String {
+    format!("ERROR {} {why}\n", ErrorCode::Busy.word())
 }
 
 #[inline]

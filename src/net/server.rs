@@ -24,10 +24,16 @@ pub struct Server {
     pub connections_max: usize,
     /// Connections accepted since the start.
     pub connections_total: u64,
+    /// Connections refused because there were too many.
+    pub connections_rejected: u64,
     /// Requests served since the start.
     pub requests_total: u64,
     /// Bytes of all connections' buffers.
     pub buffer_bytes: usize,
+    /// Room for the key lists of RESP commands; no meaning from call to call.
+    pub lists: Vec<u8>,
+    /// Room for the replies of RESP commands; no meaning from call to call.
+    pub reply: Vec<u8>,
     /// See [`RedisProbe`].
     pub redis_probe: RedisProbe,
 }

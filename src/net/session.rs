@@ -1,11 +1,14 @@
 //! What every protocol shares while it serves one connection.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{Command, Limits, LogIndex, Quorum, Read, Response};
+use kvorum_protocol::{Command, LogIndex, Quorum, Read, Response};
 
+use super::reactor::Connections;
+use super::server::Server;
 use crate::core::store::KeyHash;
-use crate::core::{Asker, Node, Now, Options, ReadOutcome, Refusal, ReplyTo};
+use crate::core::{Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo};
 
 /// A connection whose unsent replies hold more than this is not served until it reads.
 pub const OUTBOX_BYTES_SOFT: usize = 1 << 20;
@@ -48,12 +51,10 @@ pub struct Turn<'a> {
     pub now: &'a Now,
     /// The core.
     pub node: &'a mut Node,
-    /// Configured limits.
-    pub limits: &'a Limits,
-    /// This node's client address.
-    pub address: &'a str,
-    /// What the server adds to a STATUS line.
-    pub status_suffix: &'a str,
+    /// Settings and counters.
+    pub server: &'a mut Server,
+    /// The other connections.
+    pub clients: &'a Connections,
     /// Room for answers and lists that are put together; no meaning from call to call.
     pub scratch: &'a mut Vec<u8>,
 }
@@ -61,8 +62,16 @@ pub struct Turn<'a> {
 /// The state of a connection that all protocols have.
 #[derive(Debug)]
 pub struct Session {
-    /// The connection's name, never reused.
+    /// The connection's name: a generation and a slot, never reused.
     pub id: u64,
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// When it came.
+    pub since: Instant,
+    /// When its input was last served.
+    pub served_at: Instant,
     /// Its last write: what its reads wait for.
     pub last_write: LogIndex,
     /// W, where the connection has set it.
@@ -73,8 +82,17 @@ pub struct Session {
 
 impl Session {
     /// A connection that has done nothing yet.
-    pub fn new(id: u64) -> Session {
-        Session { id, last_write: LogIndex(0), write_quorum: None, read_quorum: None }
+    pub fn new(id: u64, number: u64, peer: SocketAddr, now: Instant) -> Session {
+        Session {
+            id,
+            number,
+            peer,
+            since: now,
+            served_at: now,
+            last_write: LogIndex(0),
+            write_quorum: None,
+            read_quorum: None,
+        }
     }
 
     /// Admits a write; its answer comes under `tag`.
@@ -148,7 +166,7 @@ pub struct ReadTerms {
 
 /// The client address of the leader, as far as this node knows it.
 pub fn leader_address<'t>(turn: &'t Turn<'_>) -> Option<&'t str> {
-    turn.node.status().leader.map(|_| turn.address)
+    turn.node.status().leader.map(|_| turn.server.address.as_str())
 }
 
 /// Fills `scratch` with the pairs of a STATUS line.
@@ -163,7 +181,7 @@ pub fn write_status(turn: &mut Turn<'_>) {
     write!(
         line,
         "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         voters={} learners= memory_bytes={} w={} r={} {}",
+         voters={} learners= w={} r={} fsync={} memory_bytes={}",
         config.id,
         status.role.word(),
         status.term,
@@ -173,10 +191,10 @@ pub fn write_status(turn: &mut Turn<'_>) {
         status.durable,
         status.keys,
         voters.join(","),
-        status.memory_bytes,
         config.write_quorum,
         config.read_quorum,
-        turn.status_suffix,
+        turn.server.config.fsync,
+        status.memory_bytes,
     )
     .expect("a String takes everything");
     turn.scratch.clear();

@@ -37,10 +37,11 @@ impl TextSession {
         input: &[u8],
         out: &mut Vec<u8>,
     ) -> Served {
+        let limits = turn.server.limits();
         let mut consumed = 0;
         loop {
             let rest = &input[consumed..];
-            let (line, length) = match text::parse(rest, self.scanned, turn.limits) {
+            let (line, length) = match text::parse(rest, self.scanned, &limits) {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) => {
                     self.scanned = rest.len();
@@ -64,6 +65,7 @@ impl TextSession {
             if let Some(pause) = self.must_pause(turn, request.as_ref().ok(), out) {
                 return Served { consumed, pause };
             }
+            turn.server.requests_total += 1;
             match request {
                 Ok(request) => self.execute(session, turn, &request, out),
                 Err(None) => self.slots.reply(out, text::encode_help),
