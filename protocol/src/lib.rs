@@ -1,9 +1,9 @@
 //! The vocabulary of kvorum: what travels between a client, a node and its peers, and what stands
 //! in the log, as pure functions over bytes. No I/O, no clock, no global state.
 //!
-//! Reading order: [`types`] and [`limits`]; [`command`] and [`batch`], the log; [`request`] and
-//! [`response`], what a client asks and is told; then the three protocols, each two pure functions
-//! to and from the same request and response: `binary`, `text`, `resp`.
+//! Reading order: [`types`] and [`limits`]; [`command`], [`membership`] and [`batch`], the log;
+//! [`request`] and [`response`], what a client asks and is told; then the three protocols, each two
+//! pure functions to and from the same request and response: [`binary`], [`text`], `resp`.
 
 pub mod batch;
 pub mod binary;
