@@ -4,7 +4,6 @@
 //! command line or the configuration is wrong.
 
 mod client;
-mod node_to_come;
 mod serve;
 mod status;
 
@@ -16,7 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{ConfigError, ServeFlags};
 use client::{ClientError, ClientFlags};
-use XX;
+use crate::net::serve::ServeError;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///

@@ -4,7 +4,6 @@ use kvorum_protocol::resp::{
     ClientFacts, ClusterFacts, Facts, Fsync, LeaderFacts, Role, ServerFacts, Session as RespState,
     StatsFacts,
 };
-use rustix::process::Timeval;
 
 use super::session::{Session, Turn};
 use crate::config;
@@ -73,7 +72,7 @@ fn client_facts<'a>(
     }
 }
 
-fn server_facts<'a>(turn: &Turn<'a>, data_dir: &'a str) -> ServerFacts<'a> {
+fn server_facts<'a>(turn: &'a Turn<'_>, data_dir: &'a str) -> ServerFacts<'a> {
     let config = &turn.server.config;
     let port = turn.server.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     ServerFacts {
@@ -98,7 +97,7 @@ fn server_facts<'a>(turn: &Turn<'a>, data_dir: &'a str) -> ServerFacts<'a> {
 
 fn stats_facts(turn: &Turn<'_>) -> StatsFacts {
     let status = turn.node.status();
-    let usage = rustix::process::getrusage(rustix::process::RusageWho::Self_);
+    let (cpu_user_us, cpu_system_us) = cpu_micros().unwrap_or_default();
     StatsFacts {
         keys: status.keys as u64,
         used_memory: (status.memory_bytes + turn.server.buffer_bytes) as u64,
@@ -109,8 +108,8 @@ fn stats_facts(turn: &Turn<'_>) -> StatsFacts {
         commands_total: turn.server.requests_total,
         hits: status.reads_found,
         misses: status.reads_missed,
-        cpu_user_us: micros(usage.ru_utime),
-        cpu_system_us: micros(usage.ru_stime),
+        cpu_user_us,
+        cpu_system_us,
     }
 }
 
@@ -121,8 +120,17 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-fn micros(time: Timeval) -> u64 {
-    u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or_default()
+/// User and system time of the process; see proc_pid_stat(5), fields 14 and 15.
+fn cpu_micros() -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name of the process may hold anything, but the last parenthesis closes it.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    let mut micros = || {
+        let ticks: u64 = fields.next()?.parse().ok()?;
+        Some(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+    };
+    Some((micros()?, micros()?))
 }
 
 fn role_of(role: raft::Role) -> Role {

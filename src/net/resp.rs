@@ -175,7 +175,8 @@ impl RespSession {
         if is_redis_probe(args) {
             turn.server.redis_probe.note(session.peer.ip(), turn.now.monotonic);
         }
-        let addresses = [self.peer_address(), self.local_address()];
+        let [peer, local] = &self.addresses;
+        let addresses = [peer.as_str(), local.as_str()];
         let state = &mut self.state;
         match with_facts(session, addresses, turn, |facts| execute(state, args, facts, out)) {
             After::Continue => Ok(()),
