@@ -1,5 +1,6 @@
 //! The kvorum server and its tools: durable before acknowledged, linearizable by default.
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
 use client::{ClientError, ClientFlags};
 use crate::net::serve::ServeError;
@@ -54,6 +55,8 @@ enum Command {
     ///
     /// Exit code 1 when a node did not answer.
     Status(ClientFlags),
+    /// Measure a server: throughput, latency, CPU per request
+    Bench(Box<bench::Args>),
 }
 
 /// Why a command did not do what it was asked.
@@ -62,6 +65,7 @@ enum Error {
     Usage(clap::Error),
     Config(ConfigError),
     Serve(ServeError),
+    Bench(BenchError),
     Client(ClientError),
     /// What was asked for is not there.
     NotFound,
@@ -75,7 +79,9 @@ impl Error {
         match self {
             Error::Usage(_) | Error::Config(_) => ExitCode::from(2),
             Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
+            Error::Bench(error) if error.is_usage() => ExitCode::from(2),
             Error::Serve(_)
+            | Error::Bench(_)
             | Error::Client(_)
             | Error::NotFound
             | Error::Silent
@@ -90,6 +96,7 @@ impl fmt::Display for Error {
             Error::Usage(error) => f.write_str(&one_line(&error.render().to_string())),
             Error::Config(error) => error.fmt(f),
             Error::Serve(error) => error.fmt(f),
+            Error::Bench(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
@@ -107,6 +114,12 @@ impl From<ConfigError> for Error {
 impl From<ServeError> for Error {
     fn from(error: ServeError) -> Error {
         Error::Serve(error)
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Error {
+        Error::Bench(error)
     }
 }
 
@@ -150,6 +163,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
+        Some(Command::Bench(args)) => Ok(bench::run(&args)?),
     }
 }
 

@@ -1,0 +1,209 @@
+//! The command line of `kvorum bench`.
+
+use std::time::Duration;
+
+/// Measure a server: closed loop, or open loop at a fixed rate.
+///
+/// One thread drives all connections. Closed loop (the default): each connection sends a window of
+/// --pipeline requests, waits for all its replies, and sends the next, as redis-benchmark does.
+/// Open loop (--rate): requests are due at fixed times, and latency counts from then, however late
+/// the server lets them be sent.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where to connect; connections are spread over the servers
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:6379")]
+    pub servers: Vec<String>,
+
+    /// What to speak; resp also measures Redis and its relatives
+    #[arg(long, value_enum, default_value_t = Protocol::Binary)]
+    pub protocol: Protocol,
+
+    /// How many connections to open
+    #[arg(short, long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    pub connections: u16,
+
+    /// The most requests in flight on a connection
+    #[arg(
+        short, long, default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub pipeline: u32,
+
+    /// Send a request for every reply at once, instead of a window when the whole last one is
+    /// answered
+    #[arg(long)]
+    pub refill: bool,
+
+    /// How many keys there are
+    #[arg(
+        long, value_name = "KEYS", default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub key_space: u32,
+
+    /// How keys are drawn; zipf has the exponent 0.99 of YCSB, its popular keys scattered
+    #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
+    pub distribution: Distribution,
+
+    /// Length of each key
+    #[arg(
+        long, value_name = "BYTES", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub key_bytes: u16,
+
+    /// Length of each value
+    #[arg(
+        long, value_name = "BYTES", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(..=67_108_864)
+    )]
+    pub value_bytes: u32,
+
+    /// Weight of GET in the mix [default without any weight: --get 90 --set 10]
+    #[arg(long, value_name = "WEIGHT")]
+    pub get: Option<u16>,
+
+    /// Weight of SET in the mix
+    #[arg(long, value_name = "WEIGHT")]
+    pub set: Option<u16>,
+
+    /// Weight of DELETE in the mix
+    #[arg(long, value_name = "WEIGHT")]
+    pub delete: Option<u16>,
+
+    /// Store a value under every key first
+    #[arg(long)]
+    pub preload: bool,
+
+    /// Open loop: so many requests a second over all connections
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+
+    /// How long to measure, after the warm-up
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+
+    /// How long to run before the measurement begins
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    pub warmup_seconds: Duration,
+
+    /// Measure so many requests instead of a time
+    #[arg(long, value_name = "COUNT", conflicts_with = "seconds")]
+    pub requests: Option<u64>,
+
+    /// Names the sequence of operations and keys
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+
+    /// Count a GET as failed when its value is not the one that this program stores under the key
+    #[arg(long)]
+    pub check: bool,
+
+    /// Process whose CPU time to measure [default: whoever listens, when that is on this machine]
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Vec<u32>,
+
+    /// Print one JSON object on standard output instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// A protocol to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// Checksummed frames (`protocol/SPEC.md`); the checksum of every reply is verified.
+    Binary,
+    /// Lines, as for netcat.
+    Text,
+    /// RESP2.
+    Resp,
+}
+
+impl Protocol {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Binary => "binary",
+            Protocol::Text => "text",
+            Protocol::Resp => "resp",
+        }
+    }
+}
+
+/// How often each key is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Distribution {
+    /// All alike.
+    Uniform,
+    /// A few keys most of the time.
+    Zipf,
+}
+
+impl Distribution {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Distribution::Uniform => "uniform",
+            Distribution::Zipf => "zipf",
+        }
+    }
+}
+
+/// A time of up to a day, in seconds, with a fraction if need be.
+fn seconds(word: &str) -> Result<Duration, &'static str> {
+    let number: f64 = word.parse().map_err(|_| "is not a number of seconds")?;
+    if !(0.0..=86_400.0).contains(&number) {
+        return Err("is not between 0 and 86400 seconds");
+    }
+    Ok(Duration::from_secs_f64(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_help_text() {
+        let args = Command::parse_from(["bench"]).args;
+        assert_eq!(args.servers, ["127.0.0.1:6379"]);
+        assert_eq!((args.connections, args.pipeline), (50, 1));
+        assert_eq!(args.seconds, Duration::from_secs(10));
+        assert_eq!((args.get, args.set, args.delete), (None, None, None));
+    }
+
+    #[test]
+    fn times_may_have_a_fraction_and_must_make_sense() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        for word in ["-1", "nan", "inf", "1e9", "x", ""] {
+            assert!(seconds(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for words in [
+            &["bench", "--requests", "5", "--seconds", "5"][..],
+            &["bench", "--connections", "0"],
+            &["bench", "--pipeline", "0"],
+            &["bench", "--rate", "0"],
+            &["bench", "--key-space", "0"],
+        ] {
+            assert!(Command::try_parse_from(words).is_err(), "{words:?}");
+        }
+        let servers = Command::parse_from(["bench", "--servers", "a:1,b:2"]).args.servers;
+        assert_eq!(servers, ["a:1", "b:2"]);
+    }
+}
