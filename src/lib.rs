@@ -5,5 +5,6 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
+pub mod disk;
 pub mod net;
 pub mod wal;

@@ -15,8 +15,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
-use client::{ClientError, ClientFlags};
 use crate::net::serve::ServeError;
+use client::{ClientError, ClientFlags};
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///

@@ -34,8 +34,9 @@ pub struct Config {
     pub id: NodeId,
     /// Where the log and the snapshots are; made if missing.
     pub data: PathBuf,
-    /// Where clients are served. Port 0 takes any free port.
-    pub listen: String,
+    /// Where clients are served; `None` leaves it to the log's member list, or else
+    /// [`LISTEN_DEFAULT`]. Port 0 takes any free port.
+    pub listen: Option<String>,
     /// Where peers are served; `None` without a member list.
     pub peer_listen: Option<String>,
     /// The members of the first boot, this node among them; `None` for a cluster of one, which is
@@ -91,10 +92,8 @@ impl Config {
         let id = node_id(low)?;
         let members = members(low, id)?;
         let own = members.as_ref().and_then(|members| members.get(id));
-        let default = own.map_or(LISTEN_DEFAULT, |member| &member.client);
-        let listen = low
-            .get("listen")
-            .map_or(Ok(default.to_owned()), |given| given.parse(value::address))?;
+        let listen = low.get("listen").map(|given| given.parse(value::address));
+        let listen = listen.transpose()?.or(own.map(|member| member.client.clone()));
         let peer_listen = low.get("peer_listen").map(|given| given.parse(value::address));
         let own_peer = own.map(|member| member.peer.clone()).filter(|peer| !peer.is_empty());
         let peer_listen = peer_listen.transpose()?.or(own_peer);
@@ -155,10 +154,10 @@ impl Config {
             }
             .at(origin));
         }
-        let any_port = self.listen.ends_with(":0");
-        if !any_port && self.peer_listen.as_deref() == Some(self.listen.as_str()) {
+        let listen = self.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+        if !listen.ends_with(":0") && self.peer_listen.as_deref() == Some(listen) {
             let origin = low.origin(&["peer_listen", "listen"]);
-            return Err(Conflict::SameListen { address: self.listen.clone() }.at(origin));
+            return Err(Conflict::SameListen { address: listen.to_owned() }.at(origin));
         }
         // Without a list the log may know of more voters than this boot was told of.
         if self.members.is_some() {

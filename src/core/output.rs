@@ -1,5 +1,6 @@
 //! What the core says, once a turn.
 
+use super::log::LogEnd;
 use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, ValueList};
 
 /// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
@@ -27,10 +28,12 @@ pub enum Record {
         /// Who got the vote; `None` when nobody has.
         voted_for: Option<NodeId>,
     },
-    /// Entries from this index on are void: another leader's entries come in their place.
+    /// The replicated log ends here: what came behind is void, and another leader's entries come
+    /// in its place. A log is only ever cut between two batches, so the record can name the whole
+    /// end, and a reader need not remember where earlier batches ended.
     Truncate {
-        /// The first void index.
-        from: LogIndex,
+        /// The last batch that stands.
+        end: LogEnd,
     },
 }
 
@@ -109,6 +112,8 @@ pub enum Refusal {
     MemoryLimit,
     /// The log has no room; not applied.
     DiskFull,
+    /// The write names a session, and there are none yet; not applied.
+    NoSessions,
     /// A GET_MANY whose answer is over its limit.
     ReplyTooLarge,
     /// One request is larger than any batch may be; not applied.
@@ -122,7 +127,7 @@ impl Refusal {
         match self {
             Refusal::NoLeader => ErrorCode::NoLeader,
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
-            Refusal::QuorumTooLarge { .. } => ErrorCode::BadRequest,
+            Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
             Refusal::MemoryLimit => ErrorCode::MemoryLimit,
             Refusal::DiskFull => ErrorCode::DiskFull,
             Refusal::ReplyTooLarge | Refusal::RequestTooLarge => ErrorCode::TooLarge,
@@ -145,6 +150,7 @@ impl Refusal {
             Refusal::DiskFull => {
                 "the log's disk is full, not applied; reads go on; free space and try again"
             }
+            Refusal::NoSessions => "this server has no sessions, not applied; send it without one",
             Refusal::ReplyTooLarge => "the values together are too large for one reply",
             Refusal::RequestTooLarge => "the request is too large for one log entry",
         }

@@ -49,17 +49,18 @@ impl BinarySession {
     ) -> Served {
         let mut consumed = 0;
         loop {
-            // Decoding checks every frame's checksum: not worth it when nothing may be done.
-            if out.len() > OUTBOX_BYTES_SOFT {
-                return Served { consumed, pause: Pause::Output };
-            }
             let mut ahead: [Option<Ahead<'_>>; LOOKAHEAD] = [None; LOOKAHEAD];
             let end_of_input = look_ahead(turn, input, consumed, &mut ahead);
             for next in ahead.iter().flatten() {
-                if let Some(pause) = self.must_pause(turn, &next.frame, out) {
-                    return Served { consumed, pause };
+                if out.len() > OUTBOX_BYTES_SOFT {
+                    return Served { consumed, pause: Pause::Output };
                 }
-                self.execute(session, turn, next, out);
+                if self.waiting >= WAITING_MAX {
+                    return Served { consumed, pause: Pause::Answers };
+                }
+                if !self.execute(session, turn, next, out) {
+                    return Served { consumed, pause: Pause::Backlog };
+                }
                 consumed = next.end;
             }
             match end_of_input {
@@ -75,25 +76,7 @@ impl BinarySession {
         }
     }
 
-    #[inline]
-    fn must_pause(
-        &self,
-        turn: &Turn<'_>,
-        frame: &RequestFrame<'_>,
-        out: &[u8],
-    ) -> Option<Pause> {
-        if out.len() > OUTBOX_BYTES_SOFT {
-            return Some(Pause::Output);
-        }
-        if self.waiting >= WAITING_MAX {
-            return Some(Pause::Answers);
-        }
-        if matches!(frame.request, Ok(Request::Write(_))) && turn.node.backlog_is_full() {
-            return Some(Pause::Backlog);
-        }
-        None
-    }
-
+    /// Carries out one request; false when it has to be tried again later.
     #[inline]
     fn execute(
         &mut self,
@@ -101,7 +84,7 @@ impl BinarySession {
         turn: &mut Turn<'_>,
         next: &Ahead<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         let head = &next.frame.head;
         turn.server.requests_total += 1;
         match &next.frame.request {
@@ -115,12 +98,14 @@ impl BinarySession {
                 match session.read(turn, head.id, read, &terms) {
                     Ok(ReadOutcome::Ready(response)) => encode_response(out, head.id, &response),
                     Ok(ReadOutcome::Waiting) => self.waiting += 1,
+                    Ok(ReadOutcome::Later) => return false,
                     Err(refusal) => encode_response(out, head.id, &refusal.response()),
                 }
             }
             Ok(Request::Write(command)) => {
                 match session.write(turn, head.id, command, head.level, timeout_of(head)) {
-                    Ok(()) => self.waiting += 1,
+                    Ok(true) => self.waiting += 1,
+                    Ok(false) => return false,
                     Err(refusal) => encode_response(out, head.id, &refusal.response()),
                 }
             }
@@ -131,6 +116,7 @@ impl BinarySession {
                 encode_response(out, head.id, &response);
             }
         }
+        true
     }
 
     /// The answer to a waiting request has come.

@@ -149,7 +149,8 @@ impl Connection {
         let Some(since) = self.unfinished_since else { return false };
         let patience = match self.ending {
             Ending::No => {
-                let large = Duration::from_secs((self.inbox.len() / UNFINISHED_BYTES_A_SECOND) as u64);
+                let large =
+                    Duration::from_secs((self.inbox.len() / UNFINISHED_BYTES_A_SECOND) as u64);
                 UNFINISHED_MAX + large
             }
             Ending::AfterReplies | Ending::Lingering => LINGER_MAX,
@@ -178,12 +179,7 @@ impl Connection {
     ///
     /// `shared` is the read buffer of all connections: input is parsed in place there, and only
     /// the unfinished rest is kept by the connection.
-    pub fn serve(
-        &mut self,
-        turn: &mut Turn<'_>,
-        shared: &mut [u8],
-        pool: &mut OutboxPool,
-    ) -> Next {
+    pub fn serve(&mut self, turn: &mut Turn<'_>, shared: &mut [u8], pool: &mut OutboxPool) -> Next {
         if let Some(next) = self.send(pool) {
             return next;
         }

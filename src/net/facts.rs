@@ -27,12 +27,8 @@ pub fn with_facts<R>(
     let node = turn.node.config();
     let address = turn.server.address.as_str();
     let data_dir = turn.server.config.data.to_string_lossy();
-    let leader = status.leader.map(|node_id| LeaderFacts {
-        node_id,
-        address,
-        connected: true,
-        silent_s: 0,
-    });
+    let leader =
+        status.leader.map(|node_id| LeaderFacts { node_id, address, connected: true, silent_s: 0 });
     tell(&Facts {
         client: client_facts(session, addresses, turn),
         other_clients: &others,
@@ -46,7 +42,7 @@ pub fn with_facts<R>(
             applied: status.applied,
             last: status.last,
             durable: status.durable,
-            voters: &node.voters,
+            voters: turn.node.voters(),
             learners: &[],
             replicas: &[],
             write_quorum: node.write_quorum,

@@ -74,7 +74,9 @@ impl Listener {
                         error.kind(),
                         ErrorKind::Interrupted | ErrorKind::ConnectionAborted
                     ) => {}
-                Err(error) if is_out_of_descriptors(&error) => return self.accept_with_spare(error),
+                Err(error) if is_out_of_descriptors(&error) => {
+                    return self.accept_with_spare(error);
+                }
                 Err(error) => return Err(error),
             }
         }

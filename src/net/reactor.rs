@@ -25,7 +25,7 @@ use slab::Slab;
 use super::clock::Clock;
 use super::connection::{Connection, Next};
 use super::listener::{Accepted, Listener};
-use super::log_thread::{Done, LogThread};
+use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
 use super::server::Server;
 use super::session::{Session, Turn};
@@ -59,13 +59,6 @@ const TOO_MANY_CONNECTIONS: &str = "too many connections (--connections-max); tr
 
 /// The connections by slot; empty for the moment in which one is served.
 pub type Connections = Slab<Option<Box<Connection>>>;
-
-/// Why the loop ended.
-#[derive(Debug)]
-pub enum Stop {
-    /// A signal asked for it, and everything admitted is durable and answered.
-    Signal,
-}
 
 /// What makes the process stop.
 #[derive(Debug)]
@@ -165,17 +158,16 @@ impl Reactor {
         Ok(())
     }
 
-    /// Serves until a signal says stop.
+    /// Serves until a signal says stop; then everything admitted is durable and answered.
     ///
     /// # Errors
     /// What makes the process stop.
-    pub fn run(&mut self) -> Result<Stop, Fatal> {
+    pub fn run(&mut self) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(1024);
         while !self.stopping {
             self.turn(&mut events)?;
         }
-        self.finish()?;
-        Ok(Stop::Signal)
+        self.finish()
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), Fatal> {
@@ -187,16 +179,16 @@ impl Reactor {
         }
         let now = self.clock.now();
         self.note_events(events, &now);
-        let done = self.log.take_done().map_err(Fatal::Log)?;
+        let news = self.log.news().map_err(Fatal::Log)?;
         self.node.tick(&now);
-        self.take_done(done);
+        self.take_news(news);
         self.accept(&now);
         self.serve_queue(&now);
         self.submit(&now);
         if self.log.is_busy() && self.queue.is_empty() {
-            let done = self.log.wait_done(DISK_WAIT).map_err(Fatal::Log)?;
-            if done.is_some() {
-                self.take_done(done);
+            let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
+            if news.is_some() {
+                self.take_news(news);
                 self.submit(&now);
             }
         }
@@ -251,10 +243,10 @@ impl Reactor {
     // Core and log
 
     /// Tells the core what is durable, and delivers what it has to say.
-    fn take_done(&mut self, done: Option<Done>) {
-        if let Some(done) = done {
-            self.node.durable(done.durable);
-            self.node.set_log_room(done.room_bytes);
+    fn take_news(&mut self, news: Option<News>) {
+        if let Some(news) = news {
+            self.node.durable(news.durable);
+            self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
         }
         loop {
             let more = self.node.poll(&mut self.out);
@@ -263,7 +255,7 @@ impl Reactor {
                 break;
             }
         }
-        if !self.await_backlog.is_empty() && !self.node.backlog_is_full() {
+        if news.is_some() {
             for id in std::mem::take(&mut self.await_backlog) {
                 self.enqueue(id);
             }
@@ -333,12 +325,7 @@ impl Reactor {
         }
     }
 
-    fn adopt(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        now: &Now,
-    ) -> io::Result<()> {
+    fn adopt(&mut self, stream: TcpStream, peer: SocketAddr, now: &Now) -> io::Result<()> {
         stream.set_nodelay(true)?;
         self.server.connections_total += 1;
         let is_surplus = self.connections.len() - self.surplus >= self.server.connections_max;
@@ -443,8 +430,8 @@ impl Reactor {
             if !self.log.is_busy() {
                 return Ok(());
             }
-            let done = self.log.wait_done(Duration::from_millis(100)).map_err(Fatal::Log)?;
-            self.take_done(done);
+            let news = self.log.wait_for_news(Duration::from_millis(100)).map_err(Fatal::Log)?;
+            self.take_news(news);
             let mut bytes = [0; 16];
             if self.signals.read(&mut bytes).is_ok_and(|count| count > 0) {
                 log::warn!("stopped by a second signal, without waiting for the log");

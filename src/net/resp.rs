@@ -140,12 +140,12 @@ impl RespSession {
         let version = self.state.version();
         let tag = self.slots.next_tag();
         let response = match request {
-            Request::Write(_) if turn.node.backlog_is_full() => return Err(Pause::Backlog),
             Request::Write(command) => match session.write(turn, tag, command, None, None) {
-                Ok(()) => {
+                Ok(true) => {
                     self.slots.push_waiting((version, shape));
                     return Ok(());
                 }
+                Ok(false) => return Err(Pause::Backlog),
                 Err(refusal) => refusal.response(),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
@@ -153,6 +153,7 @@ impl RespSession {
                     self.slots.push_waiting((version, shape));
                     return Ok(());
                 }
+                Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
                 Err(refusal) => refusal.response(),
             },

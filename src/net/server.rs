@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{ClusterId, Limits, Quorum};
+use kvorum_protocol::{ClusterId, Limits};
 
-use crate::config::{Config, Fsync};
+use crate::config::Config;
 use crate::core::Instant;
 
 /// Settings and counters.
@@ -39,26 +39,34 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server that has served nobody yet.
+    pub fn new(
+        config: Config,
+        cluster_id: ClusterId,
+        address: String,
+        connections_max: usize,
+    ) -> Server {
+        let run_id: [u8; 20] = rand::random();
+        Server {
+            address,
+            cluster_id,
+            config,
+            run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            connections_max,
+            connections_total: 0,
+            connections_rejected: 0,
+            requests_total: 0,
+            buffer_bytes: 0,
+            lists: Vec::new(),
+            reply: Vec::new(),
+            redis_probe: RedisProbe::default(),
+        }
+    }
+
     /// Configured limits.
     #[inline]
     pub fn limits(&self) -> Limits {
         self.config.limits
-    }
-
-    /// Which guarantees are relaxed, in words; `None` when none is.
-    pub fn relaxed(config: &Config, voters: usize) -> Option<String> {
-        let mut relaxed = Vec::new();
-        let majority = Quorum::Majority.size(voters);
-        if config.write_quorum.size(voters) < majority {
-            relaxed.push(format!("w={} (below majority)", config.write_quorum));
-        }
-        if config.read_quorum.size(voters) < majority {
-            relaxed.push(format!("r={} (below majority)", config.read_quorum));
-        }
-        if config.fsync != Fsync::Always {
-            relaxed.push(format!("fsync={}", config.fsync));
-        }
-        (!relaxed.is_empty()).then(|| relaxed.join(", "))
     }
 }
 

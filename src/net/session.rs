@@ -8,7 +8,9 @@ use kvorum_protocol::{Command, LogIndex, Quorum, Read, Response};
 use super::reactor::Connections;
 use super::server::Server;
 use crate::core::store::KeyHash;
-use crate::core::{Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo};
+use crate::core::{
+    Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, WriteOutcome,
+};
 
 /// A connection whose unsent replies hold more than this is not served until it reads.
 pub const OUTBOX_BYTES_SOFT: usize = 1 << 20;
@@ -26,7 +28,7 @@ pub enum Pause {
     },
     /// Its client does not read its replies.
     Output,
-    /// The log has too much on its way to the disk to take another write.
+    /// The core has too much waiting to take this request now.
     Backlog,
     /// The next request has to see everything before it answered, or too many wait.
     Answers,
@@ -95,7 +97,7 @@ impl Session {
         }
     }
 
-    /// Admits a write; its answer comes under `tag`.
+    /// Admits a write, whose answer comes under `tag`; false when it has to be tried again later.
     ///
     /// # Errors
     /// A refusal: not applied.
@@ -107,11 +109,17 @@ impl Session {
         command: &Command<'_>,
         level: Option<Quorum>,
         timeout: Option<Duration>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let options = Options { quorum: level.or(self.write_quorum), timeout };
         let to = ReplyTo { connection: self.id, tag };
-        self.last_write = turn.node.write(turn.now, to, command, &options)?;
-        Ok(())
+        match turn.node.write(turn.now, to, command, &options) {
+            WriteOutcome::Waiting(index) => {
+                self.last_write = index;
+                Ok(true)
+            }
+            WriteOutcome::Later => Ok(false),
+            WriteOutcome::Refused(refusal) => Err(refusal),
+        }
     }
 
     /// Answers a read, or lets it wait under `tag`.
@@ -176,7 +184,7 @@ pub fn write_status(turn: &mut Turn<'_>) {
     let status = turn.node.status();
     let config = turn.node.config();
     let leader = status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
-    let voters: Vec<String> = config.voters.iter().map(ToString::to_string).collect();
+    let voters: Vec<String> = turn.node.voters().iter().map(ToString::to_string).collect();
     let mut line = String::with_capacity(256);
     write!(
         line,

@@ -62,12 +62,16 @@ impl TextSession {
                 Ok(Line::Request(request)) => Ok(request),
                 Err(error) => Err(Some(error)),
             };
-            if let Some(pause) = self.must_pause(turn, request.as_ref().ok(), out) {
+            if let Some(pause) = self.must_pause(request.as_ref().ok(), out) {
                 return Served { consumed, pause };
             }
             turn.server.requests_total += 1;
             match request {
-                Ok(request) => self.execute(session, turn, &request, out),
+                Ok(request) => {
+                    if let Err(pause) = self.execute(session, turn, &request, out) {
+                        return Served { consumed, pause };
+                    }
+                }
                 Err(None) => self.slots.reply(out, text::encode_help),
                 Err(Some(error)) => {
                     self.slots.reply(out, |out| text::encode_line_error(out, &error));
@@ -77,12 +81,7 @@ impl TextSession {
         }
     }
 
-    fn must_pause(
-        &self,
-        turn: &Turn<'_>,
-        request: Option<&Request<'_>>,
-        out: &[u8],
-    ) -> Option<Pause> {
+    fn must_pause(&self, request: Option<&Request<'_>>, out: &[u8]) -> Option<Pause> {
         if out.len() > OUTBOX_BYTES_SOFT {
             return Some(Pause::Output);
         }
@@ -90,7 +89,6 @@ impl TextSession {
             return Some(Pause::Answers);
         }
         match request {
-            Some(Request::Write(_)) if turn.node.backlog_is_full() => Some(Pause::Backlog),
             // They show the node as the requests before them have left it.
             Some(Request::Status | Request::WhoIsLeader) if !self.slots.is_empty() => {
                 Some(Pause::Answers)
@@ -105,16 +103,24 @@ impl TextSession {
         turn: &mut Turn<'_>,
         request: &Request<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Result<(), Pause> {
         let word = Acknowledgement::of(request);
         let tag = self.slots.next_tag();
         let response = match request {
             Request::Write(command) => match session.write(turn, tag, command, None, None) {
-                Ok(()) => return self.slots.push_waiting(word),
+                Ok(true) => {
+                    self.slots.push_waiting(word);
+                    return Ok(());
+                }
+                Ok(false) => return Err(Pause::Backlog),
                 Err(refusal) => refusal.response(),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
-                Ok(ReadOutcome::Waiting) => return self.slots.push_waiting(word),
+                Ok(ReadOutcome::Waiting) => {
+                    self.slots.push_waiting(word);
+                    return Ok(());
+                }
+                Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
                 Err(refusal) => refusal.response(),
             },
@@ -127,6 +133,7 @@ impl TextSession {
             Request::Ping => Response::Ok,
         };
         self.slots.reply(out, |out| text::encode(out, word, &response));
+        Ok(())
     }
 
     /// The answer to a waiting request has come.
