@@ -6,4 +6,5 @@ pub mod client;
 pub mod config;
 pub mod core;
 pub mod disk;
+pub mod net;
 pub mod wal;

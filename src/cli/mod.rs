@@ -4,7 +4,6 @@
 //! command line or the configuration is wrong.
 
 mod client;
-mod node_to_come;
 mod serve;
 mod status;
 
@@ -16,8 +15,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
+use crate::net::serve::ServeError;
 use client::{ClientError, ClientFlags};
-use node_to_come::ServeError;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///

@@ -3,8 +3,8 @@
 use kvorum_protocol::Role;
 
 use super::Error;
-use super::node_to_come::serve;
 use crate::config::{Config, ConfigError, LowConfig, ServeFlags};
+use crate::net::serve::serve;
 
 pub(super) fn run(flags: &ServeFlags) -> Result<(), Error> {
     let low = LowConfig::gather(flags, std::env::vars_os())?;

@@ -7,6 +7,7 @@ mod error;
 mod low;
 mod value;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use kvorum_protocol::{Limits, Member, MemberList, NodeId, Quorum, Role, limits};
@@ -33,8 +34,9 @@ pub struct Config {
     pub id: NodeId,
     /// Where the log and the snapshots are; made if missing.
     pub data: PathBuf,
-    /// Where clients are served. Port 0 takes any free port.
-    pub listen: String,
+    /// Where clients are served; `None` leaves it to the log's member list, or else
+    /// [`LISTEN_DEFAULT`]. Port 0 takes any free port.
+    pub listen: Option<String>,
     /// Where peers are served; `None` without a member list.
     pub peer_listen: Option<String>,
     /// The members of the first boot, this node among them; `None` for a cluster of one, which is
@@ -71,6 +73,16 @@ pub enum Fsync {
     Never,
 }
 
+impl fmt::Display for Fsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fsync::Always => f.write_str("always"),
+            Fsync::EveryMs(ms) => write!(f, "{ms}"),
+            Fsync::Never => f.write_str("never"),
+        }
+    }
+}
+
 impl Config {
     /// Checks what was typed, fills in the defaults, and checks the whole against itself.
     ///
@@ -80,10 +92,8 @@ impl Config {
         let id = node_id(low)?;
         let members = members(low, id)?;
         let own = members.as_ref().and_then(|members| members.get(id));
-        let default = own.map_or(LISTEN_DEFAULT, |member| &member.client);
-        let listen = low
-            .get("listen")
-            .map_or(Ok(default.to_owned()), |given| given.parse(value::address))?;
+        let listen = low.get("listen").map(|given| given.parse(value::address));
+        let listen = listen.transpose()?.or(own.map(|member| member.client.clone()));
         let peer_listen = low.get("peer_listen").map(|given| given.parse(value::address));
         let own_peer = own.map(|member| member.peer.clone()).filter(|peer| !peer.is_empty());
         let peer_listen = peer_listen.transpose()?.or(own_peer);
@@ -144,10 +154,10 @@ impl Config {
             }
             .at(origin));
         }
-        let any_port = self.listen.ends_with(":0");
-        if !any_port && self.peer_listen.as_deref() == Some(self.listen.as_str()) {
+        let listen = self.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+        if !listen.ends_with(":0") && self.peer_listen.as_deref() == Some(listen) {
             let origin = low.origin(&["peer_listen", "listen"]);
-            return Err(Conflict::SameListen { address: self.listen.clone() }.at(origin));
+            return Err(Conflict::SameListen { address: listen.to_owned() }.at(origin));
         }
         // Without a list the log may know of more voters than this boot was told of.
         if self.members.is_some() {

@@ -44,7 +44,7 @@ fn the_defaults_are_those_of_the_contract() {
     let expected = Config {
         id: NodeId(1),
         data: "kvorum-data".into(),
-        listen: "127.0.0.1:6379".into(),
+        listen: None,
         peer_listen: None,
         members: None,
         write_quorum: Quorum::Majority,
@@ -69,7 +69,7 @@ fn a_flag_beats_the_environment_and_the_environment_beats_the_file() {
         &[("KVORUM_CONFIG", path), ("KVORUM_LISTEN", "b:2"), ("KVORUM_DATA", "from-environment")],
     );
     let config = Config::new(&low.unwrap()).unwrap();
-    assert_eq!(config.listen, "c:3");
+    assert_eq!(config.listen.as_deref(), Some("c:3"));
     assert_eq!(config.data, PathBuf::from("from-environment"));
     assert_eq!(config.id, NodeId(3));
     assert_eq!(config.fsync, Fsync::EveryMs(10));
@@ -89,7 +89,7 @@ fn a_list_comes_as_flags_as_an_array_or_with_commas() {
         from_flags.members.iter().flat_map(MemberList::voters).map(|m| m.id.0).collect::<Vec<_>>(),
         [1, 2]
     );
-    assert_eq!(from_flags.listen, "a:1");
+    assert_eq!(from_flags.listen.as_deref(), Some("a:1"));
     assert_eq!(from_flags.peer_listen.as_deref(), Some("a:2"));
 }
 

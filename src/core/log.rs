@@ -21,7 +21,8 @@ pub struct LogEnd {
 }
 
 impl LogEnd {
-    fn of(header: &BatchHeader) -> LogEnd {
+    /// The end that a batch with this header makes.
+    pub fn of(header: &BatchHeader) -> LogEnd {
         LogEnd {
             index: header.last_index(),
             term: header.term,
@@ -100,6 +101,13 @@ impl Log {
     #[inline]
     pub fn staged_bytes(&self) -> usize {
         self.staged_bytes
+    }
+
+    /// Bytes of the sealed batches behind `lsn`, each with `overhead`, as far as they are not
+    /// durable.
+    pub fn staged_bytes_behind(&self, lsn: Lsn, overhead: u64) -> u64 {
+        let behind = self.staged.iter().rev().take_while(|staged| staged.lsn > lsn);
+        behind.map(|staged| staged.bytes as u64 + overhead).sum()
     }
 
     /// Seals the open batch, if it holds anything, into a record for the disk.

@@ -27,7 +27,7 @@ pub mod recovery;
 pub mod store;
 pub mod time;
 
-pub use node::{Asker, Node, NodeConfig, NodeStatus, Options, ReadOutcome};
+pub use node::{Asker, Node, NodeConfig, NodeStatus, Options, ReadOutcome, WriteOutcome};
 pub use output::{Answer, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use time::{Instant, Now};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
 use kvorum_protocol::{
-    Command, LogIndex, Lsn, NodeId, Op, Quorum, Read, Response, Term, ValueList, ValueListBuilder,
+    Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Read, Response, Term, ValueList,
+    ValueListBuilder,
 };
 
 use super::apply::{Applied, apply, for_each_entry};
@@ -17,8 +18,8 @@ use super::recovery::Recovery;
 use super::store::{KeyHash, Store};
 use super::time::{Instant, Now};
 
-/// Bytes of writes that may be open or on their way to the disk. Beyond it the shell stops taking
-/// writes from its connections, reads go on.
+/// Bytes of writes that may be open or on their way to the disk. Beyond it further writes wait at
+/// their connections, and reads go on.
 const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
 
 /// Reads that may wait for an index, of all connections together.
@@ -37,10 +38,8 @@ const _: () = assert!(COMMAND_BYTES_MAX < u32::MAX as usize);
 pub struct NodeConfig {
     /// This node.
     pub id: NodeId,
-    /// All voters, this node among them.
-    pub voters: Vec<NodeId>,
-    /// The member list as a log entry carries it; written as the first entry of an empty log.
-    pub members: Vec<u8>,
+    /// All members, this node among the voters; written as the first entry of an empty log.
+    pub members: MemberList,
     /// W of a write that does not say its own.
     pub write_quorum: Quorum,
     /// R of a read that does not say its own.
@@ -73,6 +72,18 @@ pub struct Asker {
     pub options: Options,
 }
 
+/// What becomes of a write at once.
+#[derive(Clone, Copy, Debug)]
+pub enum WriteOutcome {
+    /// It is in the log at this index, which later reads of its connection wait for. The answer
+    /// comes through [`Output::replies`] when W voters hold it durably.
+    Waiting(LogIndex),
+    /// Too much is on its way to the disk: ask again when the log reports.
+    Later,
+    /// It is not in the log and never will be.
+    Refused(Refusal),
+}
+
 /// What becomes of a read at once.
 #[derive(Debug)]
 pub enum ReadOutcome<'a> {
@@ -80,6 +91,8 @@ pub enum ReadOutcome<'a> {
     Ready(Response<'a>),
     /// The answer comes through [`Output::replies`].
     Waiting,
+    /// Too many reads wait: ask again when the log reports.
+    Later,
 }
 
 /// The figures that STATUS and INFO show.
@@ -103,6 +116,10 @@ pub struct NodeStatus {
     pub keys: usize,
     /// Bytes of keys, values and table.
     pub memory_bytes: usize,
+    /// GETs that found their key, and that did not.
+    pub reads_found: u64,
+    /// See `reads_found`.
+    pub reads_missed: u64,
 }
 
 /// The pure core of one node.
@@ -131,14 +148,17 @@ pub struct Node {
     election_deadline: Instant,
     /// Bytes that the log is certain to take, of what is not sealed yet.
     log_room_bytes: u64,
+    /// Whether more room may not come: then writes are refused instead of waiting for it.
+    log_is_short_of_space: bool,
+    reads_found: u64,
+    reads_missed: u64,
 }
 
 impl Node {
     /// A node in the state that its log tells, a follower until its first [`tick`](Node::tick).
     #[must_use]
     pub fn new(config: NodeConfig, recovery: Recovery, log_room_bytes: u64) -> Node {
-        let mut voters = config.voters.clone();
-        voters.sort_unstable();
+        let voters = config.members.voters().map(|member| member.id).collect();
         let raft = Raft::new(config.id, voters, recovery.term, recovery.voted_for);
         let mut node = Node {
             raft,
@@ -149,9 +169,12 @@ impl Node {
             replies: Vec::new(),
             election_deadline: Instant::default(),
             log_room_bytes,
+            log_is_short_of_space: false,
+            reads_found: 0,
+            reads_missed: 0,
             config,
         };
-        if recovery.members.is_empty() {
+        if node.log.end().index == LogIndex(0) {
             node.bootstrap();
         }
         node
@@ -160,20 +183,15 @@ impl Node {
     /// The first entry of every log is the first member list, of term 0: the same bytes on every
     /// node, so that it counts as decided from the start.
     fn bootstrap(&mut self) {
-        assert_eq!(self.log.end().index, LogIndex(0), "only an empty log has no member list");
-        let members = std::mem::take(&mut self.config.members);
+        let mut members = Vec::new();
+        self.config.members.encode(&mut members);
         self.log.push(&Command::new(Op::Membership(&members)));
-        self.config.members = members;
         self.seal_open(Term(0), 0);
     }
 
     // Requests
 
-    /// Admits a write into the log. The answer comes through [`Output::replies`] when W voters
-    /// hold it durably; the index is what a later read of the same connection waits for.
-    ///
-    /// # Errors
-    /// A refusal; the write is then not in the log and never will be.
+    /// Admits a write into the log, or says why not.
     #[inline]
     pub fn write(
         &mut self,
@@ -181,15 +199,27 @@ impl Node {
         to: ReplyTo,
         command: &Command<'_>,
         options: &Options,
-    ) -> Result<LogIndex, Refusal> {
-        self.admit(command, options)?;
+    ) -> WriteOutcome {
+        if let Err(refusal) = self.admit(command, options) {
+            return WriteOutcome::Refused(refusal);
+        }
+        let log_bytes = self.log.open_bytes() as u64 + command.encoded_len() as u64;
+        if log_bytes + RECORD_OVERHEAD_BYTES > self.log_room_bytes {
+            return match self.log_is_short_of_space {
+                true => WriteOutcome::Refused(Refusal::DiskFull),
+                false => WriteOutcome::Later,
+            };
+        }
+        if self.log.staged_bytes() + self.log.open_bytes() > LOG_BACKLOG_BYTES_MAX {
+            return WriteOutcome::Later;
+        }
         if self.log.open_bytes() >= BATCH_BYTES_SOFT {
             self.seal_open(self.raft.term(), now.wall_ms);
         }
         let index = self.log.push(command);
         let timeout = options.timeout.unwrap_or(self.config.quorum_timeout);
         self.pending.push_write(index, to, now.monotonic.after(timeout));
-        Ok(index)
+        WriteOutcome::Waiting(index)
     }
 
     #[inline]
@@ -202,13 +232,12 @@ impl Node {
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
         }
+        if command.session.is_some() {
+            return Err(Refusal::NoSessions);
+        }
         let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_));
         if grows && self.config.memory_max.is_some_and(|max| self.memory_with(bytes) > max) {
             return Err(Refusal::MemoryLimit);
-        }
-        let in_batch = self.log.open_bytes() as u64 + bytes as u64;
-        if in_batch + RECORD_OVERHEAD_BYTES > self.log_room_bytes {
-            return Err(Refusal::DiskFull);
         }
         Ok(())
     }
@@ -250,13 +279,19 @@ impl Node {
         self.check_quorum(asker.options.quorum)?;
         self.check_readable(asker.options.quorum)?;
         if asker.after > self.log.applied() {
+            if self.pending.reads_len() >= PENDING_READS_MAX {
+                return Ok(ReadOutcome::Later);
+            }
             let timeout = asker.options.timeout.unwrap_or(self.config.quorum_timeout);
             let deadline = now.monotonic.after(timeout);
             self.pending.push_read(asker.after, asker.to, read, deadline);
             return Ok(ReadOutcome::Waiting);
         }
-        if let (Read::Get(key), Some(hash)) = (read, asker.hash) {
+        if let Read::Get(key) = read {
+            let hash = asker.hash.unwrap_or_else(|| self.store.hash(key));
             let found = self.store.get_hashed(hash, key);
+            self.reads_found += u64::from(found.is_some());
+            self.reads_missed += u64::from(found.is_none());
             return Ok(ReadOutcome::Ready(value_response(found)));
         }
         scratch.clear();
@@ -270,10 +305,7 @@ impl Node {
         if quorum.unwrap_or(self.config.read_quorum) == Quorum::Count(1) {
             return Ok(());
         }
-        match self.raft.role() {
-            Role::Leader { first_index } if first_index <= self.log.applied() => Ok(()),
-            _ => Err(Refusal::NoLeader),
-        }
+        if self.is_ready() { Ok(()) } else { Err(Refusal::NoLeader) }
     }
 
     // Events
@@ -283,9 +315,12 @@ impl Node {
         self.log.mark_durable(upto);
     }
 
-    /// The log takes this many bytes with certainty, beyond what was handed out for it.
-    pub fn set_log_room(&mut self, bytes: u64) {
-        self.log_room_bytes = bytes;
+    /// Behind the record at `written`, the log takes this many bytes with certainty. When it is
+    /// short of space it may not get more.
+    pub fn set_log_room(&mut self, written: Lsn, bytes: u64, is_short_of_space: bool) {
+        let behind = self.log.staged_bytes_behind(written, RECORD_OVERHEAD_BYTES);
+        self.log_room_bytes = bytes.saturating_sub(behind);
+        self.log_is_short_of_space = is_short_of_space;
     }
 
     /// Timers: stands for election, gives up what waited too long. A no-op before
@@ -412,14 +447,6 @@ impl Node {
         self.election_deadline.min(self.pending.deadline())
     }
 
-    /// Whether writes should wait at their connections: too much is on its way to the disk.
-    #[inline]
-    #[must_use]
-    pub fn backlog_is_full(&self) -> bool {
-        self.log.staged_bytes() + self.log.open_bytes() > LOG_BACKLOG_BYTES_MAX
-            || self.pending.reads_len() > PENDING_READS_MAX
-    }
-
     /// Whether [`seal`](Node::seal) would hand out anything.
     #[must_use]
     pub fn has_records(&self) -> bool {
@@ -433,11 +460,23 @@ impl Node {
         &self.store
     }
 
+    /// Whether the node leads, and its state is that of the log it found.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
+    }
+
     /// Index of the last entry in the state.
     #[inline]
     #[must_use]
     pub fn applied(&self) -> LogIndex {
         self.log.applied()
+    }
+
+    /// The voters, in the order of their ids.
+    #[must_use]
+    pub fn voters(&self) -> &[NodeId] {
+        self.raft.voters()
     }
 
     /// What the node was told.
@@ -459,6 +498,8 @@ impl Node {
             durable: self.log.durable().0,
             keys: self.store.len(),
             memory_bytes: self.store.bytes(),
+            reads_found: self.reads_found,
+            reads_missed: self.reads_missed,
         }
     }
 }

@@ -112,6 +112,8 @@ pub enum Refusal {
     MemoryLimit,
     /// The log has no room; not applied.
     DiskFull,
+    /// The write names a session, and there are none yet; not applied.
+    NoSessions,
     /// A GET_MANY whose answer is over its limit.
     ReplyTooLarge,
     /// One request is larger than any batch may be; not applied.
@@ -125,7 +127,7 @@ impl Refusal {
         match self {
             Refusal::NoLeader => ErrorCode::NoLeader,
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
-            Refusal::QuorumTooLarge { .. } => ErrorCode::BadRequest,
+            Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
             Refusal::MemoryLimit => ErrorCode::MemoryLimit,
             Refusal::DiskFull => ErrorCode::DiskFull,
             Refusal::ReplyTooLarge | Refusal::RequestTooLarge => ErrorCode::TooLarge,
@@ -148,6 +150,7 @@ impl Refusal {
             Refusal::DiskFull => {
                 "the log's disk is full, not applied; reads go on; free space and try again"
             }
+            Refusal::NoSessions => "this server has no sessions, not applied; send it without one",
             Refusal::ReplyTooLarge => "the values together are too large for one reply",
             Refusal::RequestTooLarge => "the request is too large for one log entry",
         }

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use kvorum_protocol::{BatchHeader, LogIndex, Lsn, NodeId, Op, Term, batch};
+use kvorum_protocol::{
+    BatchHeader, DecodeError, LogIndex, Lsn, MemberList, NodeId, Op, Term, batch,
+};
 
 use super::apply::{apply, for_each_entry};
 use super::log::LogEnd;
 use super::store::Store;
 
-/// What the log has told so far. Records come in the order of their positions.
+/// What the log has told so far. Records come in the order of their positions, and follow from
+/// each other: the log has checked that.
 ///
 /// A lone voter is a majority: whatever stands in its log is decided, so entries are applied as
 /// they are read.
@@ -19,47 +22,23 @@ pub struct Recovery {
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
     pub(super) last_lsn: Lsn,
-    /// The last member list in the log, encoded; empty when there is none.
-    pub(super) members: Vec<u8>,
+    members: Option<MemberList>,
 }
 
-/// A record that does not follow from the ones before it: the log is not this node's, or damaged
-/// in a way that every checksum missed.
+/// A sound record that this version can not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayError {
-    /// The batch starts at another index than the one that comes next.
-    Index {
-        /// What should come.
-        expected: LogIndex,
-        /// What came.
-        found: LogIndex,
-    },
-    /// The batch names another batch as the one before it.
-    Chain {
-        /// First index of the batch.
-        at: LogIndex,
-    },
-    /// A term went back.
-    Term {
-        /// What was reached.
-        reached: Term,
-        /// What came.
-        found: Term,
-    },
+    /// A member list that is none.
+    Members(DecodeError),
+    /// Entries were taken back, which never happens to a lone voter.
+    Truncation,
 }
 
 impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReplayError::Index { expected, found } => {
-                write!(f, "entry {expected} should come next, but entry {found} does")
-            }
-            ReplayError::Chain { at } => {
-                write!(f, "the batch at index {at} does not continue the one before it")
-            }
-            ReplayError::Term { reached, found } => {
-                write!(f, "term {found} comes after term {reached}")
-            }
+            ReplayError::Members(error) => write!(f, "the member list: {error}"),
+            ReplayError::Truncation => f.write_str("it takes entries back, as only a cluster does"),
         }
     }
 }
@@ -76,13 +55,16 @@ impl Recovery {
             term: Term(0),
             voted_for: None,
             last_lsn: Lsn(0),
-            members: Vec::new(),
+            members: None,
         }
     }
 
     /// The record at `lsn` is a batch that [`batch::check`] has accepted.
     ///
     /// # Errors
+    /// When it holds something that this version can not use.
+    ///
+    /// # Panics
     /// When it does not continue the log.
     pub fn batch(
         &mut self,
@@ -90,19 +72,11 @@ impl Recovery {
         header: &BatchHeader,
         bytes: &[u8],
     ) -> Result<(), ReplayError> {
-        let expected = self.end.index.next();
-        if header.first_index != expected {
-            return Err(ReplayError::Index { expected, found: header.first_index });
-        }
-        if header.prev_crc != self.end.crc {
-            return Err(ReplayError::Chain { at: header.first_index });
-        }
-        if header.term < self.end.term || header.term > self.term {
-            return Err(ReplayError::Term { reached: self.term, found: header.term });
-        }
+        assert_eq!(header.first_index, self.end.index.next(), "the log was checked");
         let first = header.first_index;
         let offset = batch::BATCH_HEADER_BYTES;
-        let done = for_each_entry(
+        let mut result = Ok(());
+        let _ = for_each_entry(
             bytes,
             offset,
             first,
@@ -110,40 +84,28 @@ impl Recovery {
             |this| &this.store,
             |this, entry| {
                 if let Op::Membership(members) = entry.command.op {
-                    this.members = members.to_vec();
+                    match MemberList::decode(members) {
+                        Ok(members) => this.members = Some(members),
+                        Err(error) => {
+                            result = Err(ReplayError::Members(error));
+                            return ControlFlow::Break(());
+                        }
+                    }
                 }
                 apply(&mut this.store, entry);
                 ControlFlow::Continue(())
             },
         );
-        assert!(done.is_continue(), "nothing breaks off a replay");
-        self.end = LogEnd {
-            index: header.last_index(),
-            term: header.term,
-            crc: header.crc,
-            time: header.log_time,
-        };
+        self.end = LogEnd::of(header);
         self.last_lsn = lsn;
-        Ok(())
+        result
     }
 
     /// The record at `lsn` is a term and a vote.
-    ///
-    /// # Errors
-    /// When the term goes back.
-    pub fn term_vote(
-        &mut self,
-        lsn: Lsn,
-        term: Term,
-        voted_for: Option<NodeId>,
-    ) -> Result<(), ReplayError> {
-        if term < self.term {
-            return Err(ReplayError::Term { reached: self.term, found: term });
-        }
+    pub fn term_vote(&mut self, lsn: Lsn, term: Term, voted_for: Option<NodeId>) {
         self.term = term;
         self.voted_for = voted_for;
         self.last_lsn = lsn;
-        Ok(())
     }
 
     /// Index of the last entry read.
@@ -158,9 +120,9 @@ impl Recovery {
         self.store.len()
     }
 
-    /// The last member list in the log, encoded; `None` on first boot.
+    /// The last member list in the log; `None` on first boot.
     #[must_use]
-    pub fn members(&self) -> Option<&[u8]> {
-        (!self.members.is_empty()).then_some(&self.members)
+    pub fn members(&self) -> Option<&MemberList> {
+        self.members.as_ref()
     }
 }

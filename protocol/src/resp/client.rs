@@ -110,15 +110,13 @@ impl Filter {
 
 /// One line of `name=value` pairs. Only names that Redis has: some clients refuse others.
 fn push_line(text: &mut String, client: &ClientFacts<'_>, session: &Session) {
-    let ClientFacts { id, address, local_address, fd, age_s, idle_s, .. } = client;
+    let ClientFacts { id, address, local_address, age_s, idle_s } = client;
     writeln!(
         text,
-        "id={id} addr={address} laddr={local_address} fd={fd} name={name} age={age_s} \
-         idle={idle_s} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={input} omem={output} \
+        "id={id} addr={address} laddr={local_address} name={name} age={age_s} \
+         idle={idle_s} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 \
          user=default redir=-1 resp={version} lib-name={library} lib-ver={library_version}",
         name = session.name(),
-        input = client.input_bytes,
-        output = client.output_bytes,
         version = session.version().number(),
         library = session.name_of(Name::Library),
         library_version = session.name_of(Name::LibraryVersion),

@@ -30,16 +30,10 @@ pub struct ClientFacts<'a> {
     pub address: &'a str,
     /// The node's address that it is connected to.
     pub local_address: &'a str,
-    /// The file descriptor.
-    pub fd: i32,
     /// Seconds since it was accepted.
     pub age_s: u64,
     /// Seconds since it last sent something.
     pub idle_s: u64,
-    /// Bytes received and not yet carried out.
-    pub input_bytes: usize,
-    /// Bytes of replies not yet sent.
-    pub output_bytes: usize,
 }
 
 /// What a node is at the moment.
@@ -172,8 +166,6 @@ pub struct StatsFacts {
     pub keys: u64,
     /// Bytes that the store and the buffers use.
     pub used_memory: u64,
-    /// The most that they used.
-    pub used_memory_peak: u64,
     /// Bytes of the process in memory.
     pub resident_memory: u64,
     /// Connections open, of all client protocols.
@@ -184,12 +176,6 @@ pub struct StatsFacts {
     pub connections_rejected: u64,
     /// Requests carried out.
     pub commands_total: u64,
-    /// Requests carried out in the last second.
-    pub commands_per_second: u64,
-    /// Bytes received from clients.
-    pub input_bytes_total: u64,
-    /// Bytes sent to clients.
-    pub output_bytes_total: u64,
     /// Reads that found their key.
     pub hits: u64,
     /// Reads that did not.

@@ -72,8 +72,6 @@ fn memory(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
     write!(text, "used_memory_human:{}\r\n", Human(stats.used_memory))?;
     write!(text, "used_memory_rss:{}\r\n", stats.resident_memory)?;
     write!(text, "used_memory_rss_human:{}\r\n", Human(stats.resident_memory))?;
-    write!(text, "used_memory_peak:{}\r\n", stats.used_memory_peak)?;
-    write!(text, "used_memory_peak_human:{}\r\n", Human(stats.used_memory_peak))?;
     write!(text, "maxmemory:{memory_max}\r\n")?;
     write!(text, "maxmemory_human:{}\r\n", Human(memory_max))?;
     write!(text, "maxmemory_policy:noeviction\r\n")
@@ -90,9 +88,6 @@ fn stats(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
     let stats = &facts.stats;
     write!(text, "total_connections_received:{}\r\n", stats.connections_total)?;
     write!(text, "total_commands_processed:{}\r\n", stats.commands_total)?;
-    write!(text, "instantaneous_ops_per_sec:{}\r\n", stats.commands_per_second)?;
-    write!(text, "total_net_input_bytes:{}\r\n", stats.input_bytes_total)?;
-    write!(text, "total_net_output_bytes:{}\r\n", stats.output_bytes_total)?;
     write!(text, "rejected_connections:{}\r\n", stats.connections_rejected)?;
     write!(text, "expired_keys:0\r\n")?;
     write!(text, "evicted_keys:0\r\n")?;
