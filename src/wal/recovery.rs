@@ -497,6 +497,8 @@ fn resume(
     let file =
         settle(&*disk, &name, last).map_err(|source| io_error(&*disk, "write", &name, source))?;
     let spare = take_spares(&*disk, &spares)?;
+    // A name that the process before could not sync must not carry what this one acknowledges.
+    disk.sync_dir().map_err(|source| io_error(&*disk, "sync", "", source))?;
     let active = Active {
         file,
         sequence,
