@@ -13,6 +13,7 @@ pub mod limits;
 pub mod membership;
 pub mod request;
 pub mod response;
+pub mod text;
 pub mod types;
 
 pub use batch::{Batch, BatchBuilder, BatchHeader};
