@@ -125,8 +125,16 @@ pub struct Running {
 impl Running {
     /// Opens the log and checks what it tells.
     pub fn open(disk: &MemoryDisk, journal: &mut Journal) -> Result<Running, WalError> {
+        Running::open_with(disk, journal, config())
+    }
+
+    pub fn open_with(
+        disk: &MemoryDisk,
+        journal: &mut Journal,
+        config: WalConfig,
+    ) -> Result<Running, WalError> {
         let mut told = Told::default();
-        let config = WalConfig { snapshot_index: journal.released, ..config() };
+        let config = WalConfig { snapshot_index: journal.released, ..config };
         let (writer, recovered) = wal::open(disk.handle(), config, &mut told)?;
         journal.check(&told, &recovered);
         let (term, end) = (recovered.state.term, recovered.state.end);

@@ -1,14 +1,8 @@
-//! The log survives a power cut at every single operation, with every kind of loss, and any
-//! operation that fails; and damage is refused, never read.
+//! A power cut at every single operation, with every kind of loss; and every operation that fails.
 
-#[path = "support/log_workload.rs"]
-mod log_workload;
-#[path = "support/memory_disk.rs"]
-mod memory_disk;
-
+use crate::log_workload::{Journal, Running, check_recovers, run_script};
+use crate::memory_disk::{Failure, Loss, MemoryDisk};
 use kvorum::wal::WalError;
-use log_workload::{Journal, check_recovers, run_script};
-use memory_disk::{Failure, Loss, MemoryDisk};
 
 /// How many operations the script takes when nothing fails.
 fn script_operations() -> u64 {
@@ -52,7 +46,7 @@ fn a_second_power_cut_during_recovery_loses_nothing_either() {
             let found = disk.after_power_cut(Loss::Torn, at);
             found.crash_at(again);
             let mut second = journal.clone();
-            let outcome = log_workload::Running::open(&found, &mut second);
+            let outcome = Running::open(&found, &mut second);
             let found = found.after_power_cut(Loss::Torn, again);
             check_recovers(&found, &journal, |disk| disk.after_power_cut(Loss::All, 0));
             if outcome.is_ok() {
