@@ -132,7 +132,7 @@ impl fmt::Display for BenchError {
                 write!(f, "cannot find the address of {server}: {source}")
             }
             BenchError::Connect { server, source } => {
-                write!(f, "cannot connect to {server}: {source}; does the server run there?")
+                write!(f, "cannot connect to {server}: {source}")
             }
             BenchError::Connection { server, source } => {
                 write!(f, "lost a connection to {server}: {source}")
@@ -238,6 +238,7 @@ fn measure(args: &Args) -> Result<Measurement, BenchError> {
         pipeline: args.pipeline,
         refill: args.refill,
         per_second: args.rate,
+        spin: args.spin,
         warmup: args.warmup_seconds,
         amount: match args.requests {
             Some(requests) => Amount::Requests(requests),
@@ -259,6 +260,7 @@ fn preload(args: &Args, engine: &mut Engine) -> Result<(), BenchError> {
         pipeline: args.pipeline.max(PRELOAD_PIPELINE).min(deepest),
         refill: false,
         per_second: None,
+        spin: false,
         warmup: Duration::ZERO,
         amount: Amount::Requests(args.key_space.into()),
         check: false,

@@ -61,7 +61,7 @@ impl<'a> Report<'a> {
         ratio(used.busiest_thread_ns as f64 / 1e9, self.measurement.elapsed.as_secs_f64())
     }
 
-    /// Which side could do no more; `None` when only one of them is known.
+    /// Which side could do no more; `None` when not both of them are known.
     fn saturated(&self) -> Option<&'static str> {
         let is_saturated = |used: CpuUse| self.busiest_thread(used) >= SATURATED;
         let generator = is_saturated(self.measurement.generator_cpu?);

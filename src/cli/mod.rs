@@ -55,7 +55,6 @@ enum Command {
     ///
     /// Exit code 1 when a node did not answer.
     Status(ClientFlags),
-    /// Measure a server: throughput, latency, CPU per request
     Bench(Box<bench::Args>),
 }
 
@@ -65,8 +64,8 @@ enum Error {
     Usage(clap::Error),
     Config(ConfigError),
     Serve(ServeError),
-    Bench(BenchError),
     Client(ClientError),
+    Bench(BenchError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -81,8 +80,8 @@ impl Error {
             Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
             Error::Bench(error) if error.is_usage() => ExitCode::from(2),
             Error::Serve(_)
-            | Error::Bench(_)
             | Error::Client(_)
+            | Error::Bench(_)
             | Error::NotFound
             | Error::Silent
             | Error::Output(_) => ExitCode::FAILURE,
@@ -96,8 +95,8 @@ impl fmt::Display for Error {
             Error::Usage(error) => f.write_str(&one_line(&error.render().to_string())),
             Error::Config(error) => error.fmt(f),
             Error::Serve(error) => error.fmt(f),
-            Error::Bench(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
+            Error::Bench(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::Output(error) => write!(f, "standard output: {error}"),
@@ -117,15 +116,18 @@ impl From<ServeError> for Error {
     }
 }
 
-impl From<BenchError> for Error {
-    fn from(error: BenchError) -> Error {
-        Error::Bench(error)
-    }
-}
-
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
         Error::Client(error)
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Error {
+        match error {
+            BenchError::Print(error) => Error::Output(error),
+            error => Error::Bench(error),
+        }
     }
 }
 
@@ -163,7 +165,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
-        Some(Command::Bench(args)) => Ok(bench::run(&args)?),
+        Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
     }
 }
 
