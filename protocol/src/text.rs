@@ -365,7 +365,7 @@ impl fmt::Write for Appender<'_> {
 }
 
 /// Prints bytes on one line, so that they can be had back exactly; see the head of this module.
-struct Escaped<'a>(&'a [u8]);
+pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,7 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
-use crate::net::serve::ServeError;
+use crate::net::ServeError;
 use client::{ClientError, ClientFlags};
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.

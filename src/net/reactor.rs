@@ -141,11 +141,6 @@ impl Reactor {
         })
     }
 
-    /// The core, for a look at its state.
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Runs until the node leads and has applied what its log holds.
     ///
     /// # Errors

@@ -31,6 +31,11 @@ pub enum WalError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was read can not be printed.
+    Output {
+        /// What the system said.
+        source: io::Error,
+    },
     /// An earlier error was final.
     Stopped,
     /// Bytes that were once durable can not be read back.
@@ -168,6 +173,7 @@ impl fmt::Display for WalError {
             WalError::NoRoom { path, source } => {
                 write!(f, "can not make room for {}: {source}: free disk space", path.display())
             }
+            WalError::Output { source } => write!(f, "can not write the output: {source}"),
             WalError::Stopped => f.write_str("the log stopped at an earlier error"),
             WalError::Corrupt { path, offset, lsn, index, fault } => write!(
                 f,
@@ -224,7 +230,9 @@ impl fmt::Display for WalError {
 impl std::error::Error for WalError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            WalError::Io { source, .. } | WalError::NoRoom { source, .. } => Some(source),
+            WalError::Io { source, .. }
+            | WalError::NoRoom { source, .. }
+            | WalError::Output { source } => Some(source),
             _ => None,
         }
     }

@@ -103,8 +103,8 @@ impl<'v> SegmentScan<'v> {
             sequence: header.sequence,
             incarnation: header.identity.incarnation,
             offset: SEGMENT_HEADER_BYTES,
-            // A header is durable before the first record is written.
-            synced: SEGMENT_HEADER_BYTES,
+            // Not even the header is known to be: the first record will tell.
+            synced: 0,
             position: Position::at_start_of(header),
             ends_with_mark: false,
         }
