@@ -148,7 +148,8 @@ proptest! {
                 let read = read_reply(&reply);
                 prop_assert!(matches!(read, Some((_, b""))), "{}", reply.escape_ascii());
                 if version == session.version() {
-                    let types = if version == Version::Resp2 { &b"+-:$*"[..] } else { b"+-:$*_=~%" };
+                    let resp2 = version == Version::Resp2;
+                    let types = if resp2 { &b"+-:$*"[..] } else { b"+-:$*_=~%" };
                     prop_assert!(types.contains(&reply[0]));
                 }
             }
