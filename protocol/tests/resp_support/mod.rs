@@ -69,11 +69,8 @@ fn client(id: u64) -> ClientFacts<'static> {
         id,
         address: "10.0.0.9:50000",
         local_address: "10.0.0.1:6379",
-        fd: 5,
         age_s: 60,
         idle_s: 1,
-        input_bytes: 0,
-        output_bytes: 0,
     }
 }
 
