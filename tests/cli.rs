@@ -293,3 +293,71 @@ fn bench_measures_a_server_in_every_protocol() {
         assert!(output.stderr.is_empty(), "{output:?}");
     }
 }
+
+/// A directory whose log holds some writes, and whose server has ended.
+fn closed_log() -> (tempfile::TempDir, std::path::PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let data = temporary.path().join("data");
+    let mut server = Server::start_in(&data, &[]);
+    let mut client = server.text();
+    for line in ["SET greeting hello world", "SET n 1", "DELETE n"] {
+        assert_eq!(client.ask(line), "OK");
+    }
+    assert_eq!(server.terminate().code, Some(0));
+    (temporary, data)
+}
+
+#[test]
+fn wal_dump_shows_the_log_in_the_words_of_the_text_protocol() {
+    let (_temporary, data) = closed_log();
+    let output = run(&["wal", "dump", text(&data)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let dump = String::from_utf8(output.stdout).unwrap();
+    for expected in ["SET greeting hello world", "SET n 1", "DELETE n", "term="] {
+        assert!(dump.contains(expected), "no {expected} in:\n{dump}");
+    }
+    let positions = ["SET greeting", "SET n", "DELETE n"].map(|words| dump.find(words).unwrap());
+    assert!(positions.is_sorted(), "{dump}");
+}
+
+#[test]
+fn wal_verify_accepts_a_sound_log_beside_its_server_too() {
+    let server = Server::start(&[]);
+    assert_eq!(server.text().ask("SET k v"), "OK");
+    let output = run(&["wal", "verify", text(server.data())]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("entries="), "{output:?}");
+    assert_eq!(server.text().ask("GET k"), "VALUE v");
+}
+
+#[test]
+fn a_damaged_log_is_refused_by_verify_and_by_serve_and_left_as_it_is() {
+    let (_temporary, data) = closed_log();
+    let segment = data.join("segment-0000000000000001.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(11).position(|window| window == b"hello world").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    let output = run(&["wal", "verify", text(&data)]);
+    refuses(&output, 1, text(&segment));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("offset") && stderr.contains("index"), "{stderr}");
+    let exit = Server::try_start(&data, &[]).err().expect("it is damaged");
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let words = exit.last_words();
+    for expected in [text(&segment), "offset", "index"] {
+        assert!(words.contains(expected), "{words}");
+    }
+    assert!(fs::read(&segment).unwrap() == bytes, "the evidence was changed");
+    let output = run(&["wal", "dump", text(&data)]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn wal_commands_on_what_is_no_log_say_so() {
+    let empty = tempfile::tempdir().unwrap();
+    refuses(&run(&["wal", "verify", text(empty.path())]), 1, text(empty.path()));
+    refuses(&run(&["wal", "verify", "/does/not/exist"]), 1, "/does/not/exist");
+    refuses(&run(&["wal", "mend", text(empty.path())]), 2, "mend");
+    refuses(&run(&["wal", "dump"]), 2, "<DIRECTORY>");
+}

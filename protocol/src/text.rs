@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! \n  \r  \\      line feed, carriage return, backslash
-//! \xNN            any other control character's bytes, and bytes that are not UTF-8 (lowercase hex)
+//! \xNN            any other control character's bytes, and bytes that are not UTF-8 (hex)
 //! ```
 //!
 //! All other characters stand for themselves, so the original comes back by undoing every escape.

@@ -367,7 +367,9 @@ impl<'a> Run<'a> {
 
     fn poll_timeout(&self, now_ns: u64) -> Duration {
         match &self.pacer {
-            Pacer::Open(schedule) if self.spins(schedule) && !self.is_everything_in_flight() => {
+            Pacer::Open(schedule)
+                if self.spins(schedule) && self.may_send_before_a_reply(schedule) =>
+            {
                 Duration::ZERO
             }
             _ => Duration::from_nanos(self.next_progress_ns.saturating_sub(now_ns)),
@@ -379,11 +381,10 @@ impl<'a> Run<'a> {
         self.plan.spin || schedule.interval() < SPIN_BELOW
     }
 
-    /// Nothing can be sent before a reply comes, so the poll may as well sleep.
-    fn is_everything_in_flight(&self) -> bool {
+    /// Whether there is room on some connection, and a request left for it.
+    fn may_send_before_a_reply(&self, schedule: &Schedule) -> bool {
         let room = self.engine.connections.len() as u64 * u64::from(self.plan.pipeline);
-        let is_last = matches!(&self.pacer, Pacer::Open(schedule) if self.sent == schedule.total());
-        is_last || self.sent - self.answered == room
+        self.sent < schedule.total() && self.sent - self.answered < room
     }
 
     /// Open loop at a moderate rate: a timer that wakes the poll for every request. `mio` cannot

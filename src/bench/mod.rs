@@ -25,7 +25,7 @@
 
 mod args;
 mod connection;
-mod cpu;
+pub mod cpu;
 mod engine;
 mod in_flight;
 mod keys;
@@ -34,8 +34,6 @@ mod recorder;
 mod replies;
 mod report;
 mod requests;
-#[cfg(test)]
-mod tests;
 mod workload;
 mod zipf;
 
@@ -304,3 +302,6 @@ fn resolve(servers: &[String]) -> Result<Vec<SocketAddr>, BenchError> {
     };
     servers.iter().map(resolve_one).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -393,4 +393,8 @@ fn a_report_says_what_was_measured() {
     assert!(json["generator_cpu"]["busiest_thread"].is_f64());
     let text = report.to_string();
     assert!(text.contains("1,000 requests") && text.contains("p99.99"), "{text}");
+    let nothing = measure(&server.args("--seconds=0")).unwrap();
+    let report = Report::new(&args, &nothing);
+    assert_eq!(report.to_json()["server_cpu"], serde_json::Value::Null);
+    assert!(report.to_string().contains("0 requests"));
 }

@@ -6,6 +6,7 @@
 mod client;
 mod serve;
 mod status;
+mod wal;
 
 use std::fmt;
 use std::io;
@@ -15,8 +16,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
-use crate::net::serve::ServeError;
+use crate::net::ServeError;
+use crate::wal::WalError;
 use client::{ClientError, ClientFlags};
+use wal::WalCommand;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///
@@ -56,6 +59,11 @@ enum Command {
     /// Exit code 1 when a node did not answer.
     Status(ClientFlags),
     Bench(Box<bench::Args>),
+    /// Read a log without changing it
+    ///
+    /// Works beside a running node, and on a copy of its directory.
+    #[command(subcommand)]
+    Wal(WalCommand),
 }
 
 /// Why a command did not do what it was asked.
@@ -66,6 +74,7 @@ enum Error {
     Serve(ServeError),
     Client(ClientError),
     Bench(BenchError),
+    Wal(WalError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -82,6 +91,7 @@ impl Error {
             Error::Serve(_)
             | Error::Client(_)
             | Error::Bench(_)
+            | Error::Wal(_)
             | Error::NotFound
             | Error::Silent
             | Error::Output(_) => ExitCode::FAILURE,
@@ -97,6 +107,7 @@ impl fmt::Display for Error {
             Error::Serve(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
             Error::Bench(error) => error.fmt(f),
+            Error::Wal(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::Output(error) => write!(f, "standard output: {error}"),
@@ -127,6 +138,15 @@ impl From<BenchError> for Error {
         match error {
             BenchError::Print(error) => Error::Output(error),
             error => Error::Bench(error),
+        }
+    }
+}
+
+impl From<WalError> for Error {
+    fn from(error: WalError) -> Error {
+        match error {
+            WalError::Output { source } => Error::Output(source),
+            error => Error::Wal(error),
         }
     }
 }
@@ -166,6 +186,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
+        Some(Command::Wal(command)) => wal::run(&command),
     }
 }
 

@@ -53,7 +53,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Connections beyond `--connections-max` that are told so and given time to hear it.
-const SURPLUS_MAX: usize = 64;
+pub(super) const SURPLUS_MAX: usize = 32;
 
 const TOO_MANY_CONNECTIONS: &str = "too many connections (--connections-max); try again later";
 
@@ -139,11 +139,6 @@ impl Reactor {
             pool: OutboxPool::default(),
             stopping: false,
         })
-    }
-
-    /// The core, for a look at its state.
-    pub fn node(&self) -> &Node {
-        &self.node
     }
 
     /// Runs until the node leads and has applied what its log holds.

@@ -235,8 +235,8 @@ impl Writer {
         &self.identity
     }
 
-    /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will certainly find
-    /// their place; less the reserve for terms and votes. While the next segment is being made and
+    /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will
+    /// certainly find their place; less the reserve for terms and votes. While the next segment is being made and
     /// nothing has failed, it counts as there.
     #[must_use]
     pub fn room(&self) -> u64 {

@@ -114,6 +114,12 @@ impl Process {
         }
     }
 
+    /// Kills it unless it has ended.
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the child is ours and was not waited for");
@@ -122,8 +128,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
@@ -145,7 +150,28 @@ impl Server {
 
     /// Starts a server on this directory, which may fail.
     pub fn try_start(data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
-        let mut command = kvorum();
+        Server::try_start_by(kvorum(), data, arguments)
+    }
+
+    /// Starts a server in a new directory that may have so many files and sockets open.
+    pub fn start_with_descriptors(count: u32, arguments: &[&str]) -> Server {
+        let temporary = tempfile::tempdir().expect("a temporary directory can be made");
+        let binary = kvorum();
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={count}:{count}")).arg(binary.get_program());
+        for (name, value) in binary.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let started = Server::try_start_by(command, &temporary.path().join("data"), arguments);
+        let mut server = started.unwrap_or_else(|exit| panic!("did not start: {exit:?}"));
+        server._temporary = Some(temporary);
+        server
+    }
+
+    fn try_start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
         command.arg("serve").arg("--data").arg(data).args(arguments);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -205,6 +231,11 @@ impl Server {
     pub fn kill(&mut self) -> Exit {
         self.process.signal(Signal::KILL);
         self.process.wait()
+    }
+
+    /// Kills it unless it has ended.
+    pub fn make_sure_it_is_gone(&mut self) {
+        self.process.end();
     }
 
     /// Asks it to stop, as an operator does.

@@ -117,6 +117,8 @@ pub struct ReplicaFacts<'a> {
     pub durable: LogIndex,
     /// Whether there is a connection to it.
     pub connected: bool,
+    /// Seconds since it last acknowledged anything.
+    pub silent_s: u64,
 }
 
 /// The process.
