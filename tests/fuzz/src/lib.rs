@@ -8,6 +8,7 @@ pub mod reply;
 
 use std::alloc::System;
 use std::fmt::Debug;
+use std::sync::Once;
 
 use cap::Cap;
 use kvorum_protocol::Limits;
@@ -21,6 +22,15 @@ pub const LIMITS: Limits = Limits { key_bytes_max: 24, value_bytes_max: 160 };
 /// Runs `body`, which may hold `bytes` of memory at once beyond what there is; asking for more
 /// aborts, which is a finding.
 pub fn bounded<R>(bytes: usize, body: impl FnOnce() -> R) -> R {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        // A panic has to be told whatever that takes.
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = ALLOCATOR.set_limit(usize::MAX);
+            tell(panic);
+        }));
+    });
     ALLOCATOR.set_limit(ALLOCATOR.allocated() + bytes).expect("there is no less than there is");
     let result = body();
     ALLOCATOR.set_limit(usize::MAX).expect("there is no more");

@@ -10,10 +10,7 @@ mod memory_disk;
 use kvorum::core::log::LogEnd;
 use kvorum::core::{Recovery, ReplayError};
 use kvorum::disk::BLOCK_BYTES;
-use kvorum::wal::layout::{
-    RECORD_ALIGNMENT, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name,
-};
-use kvorum::wal::{self, Identity, LogState, RecordView, RecoverySink, WalConfig};
+use kvorum::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
 use kvorum_fuzz::bounded;
 use kvorum_protocol::{
     BatchBuilder, ClusterId, Command, LogIndex, LogTimeMs, Lsn, NodeId, Op, Term,
@@ -25,6 +22,91 @@ const IDENTITY: Identity =
     Identity { cluster: ClusterId(0xc1), node: NodeId(1), incarnation: 0x1c };
 
 const SEGMENT_BYTES: usize = 16 << 10;
+
+// The format, written a second time from `src/wal/FORMAT.md`.
+
+const SEGMENT_HEADER_BYTES: usize = 4096;
+const RECORD_ALIGNMENT: usize = 8;
+const KIND_BATCH: u8 = 1;
+const KIND_TERM_VOTE: u8 = 2;
+const KIND_MARK: u8 = 4;
+
+struct SegmentHeader {
+    sequence: u64,
+    segment_bytes: u64,
+    first_lsn: u64,
+    prev: u32,
+    commit: u64,
+    state: State,
+}
+
+/// Term, vote, and end of the replicated log.
+#[derive(Clone, Copy, Default)]
+struct State {
+    term: u64,
+    voted_for: u16,
+    end: LogEnd,
+}
+
+impl SegmentHeader {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = b"KVORUMLG".to_vec();
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(self.prev.to_le_bytes());
+        let State { term, voted_for, end } = &self.state;
+        for number in [
+            IDENTITY.cluster.0,
+            IDENTITY.incarnation,
+            self.sequence,
+            self.segment_bytes,
+            self.first_lsn,
+            *term,
+            self.commit,
+            end.index.0,
+            end.term.0,
+            end.time.0,
+        ] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(end.crc.to_le_bytes());
+        bytes.extend(IDENTITY.node.0.to_le_bytes());
+        bytes.extend(voted_for.to_le_bytes());
+        bytes.resize(124, 0);
+        bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+        bytes
+    }
+}
+
+struct RecordHeader {
+    prev: u32,
+    body_bytes: u32,
+    body_crc: u32,
+    kind: u8,
+    ends_group: bool,
+    segment: u64,
+    lsn: u64,
+    synced: u64,
+    commit: u64,
+}
+
+impl RecordHeader {
+    /// The header, and its checksum, which the next record names.
+    fn encode(&self) -> (Vec<u8>, u32) {
+        let mut rest = Vec::new();
+        for number in [self.prev, self.body_bytes, self.body_crc] {
+            rest.extend(number.to_le_bytes());
+        }
+        rest.extend([self.kind, u8::from(self.ends_group), 0, 0]);
+        for number in [IDENTITY.incarnation, self.segment, self.lsn, self.synced, self.commit] {
+            rest.extend(number.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&rest);
+        let mut bytes = b"KVR1????".to_vec();
+        bytes[4..].copy_from_slice(&crc.to_le_bytes());
+        bytes.extend(rest);
+        (bytes, crc)
+    }
+}
 
 const MEMORY_BYTES: usize = 8 << 20;
 
@@ -131,7 +213,7 @@ struct Forger {
     offset: usize,
     lsn: u64,
     prev: u32,
-    state: LogState,
+    state: State,
 }
 
 fn forge(mut recipe: Recipe<'_>) -> MemoryDisk {
@@ -142,7 +224,7 @@ fn forge(mut recipe: Recipe<'_>) -> MemoryDisk {
         offset: 0,
         lsn: 0,
         prev: 0,
-        state: LogState::default(),
+        state: State::default(),
     };
     // A first boot leaves the identity.
     let mut sink = Sink::new();
@@ -170,27 +252,26 @@ impl Forger {
     fn begin_segment(&mut self, recipe: &mut Recipe<'_>) {
         self.sequence += 1;
         let mut header = SegmentHeader {
-            identity: IDENTITY,
             sequence: self.sequence,
             segment_bytes: SEGMENT_BYTES as u64,
-            first_lsn: Lsn(self.lsn + 1),
+            first_lsn: self.lsn.wrapping_add(1),
             prev: self.prev,
-            commit: LogIndex(0),
+            commit: 0,
             state: self.state,
         };
         let wrong = recipe.byte();
         if wrong & 1 != 0 {
-            header.first_lsn = Lsn(recipe.instead_of(header.first_lsn.0));
-            self.lsn = header.first_lsn.0.wrapping_sub(1);
+            header.first_lsn = recipe.instead_of(header.first_lsn);
+            self.lsn = header.first_lsn.wrapping_sub(1);
         }
         if wrong & 2 != 0 {
             header.state.end.index = LogIndex(recipe.instead_of(self.state.end.index.0));
         }
         if wrong & 4 != 0 {
-            header.state.term = Term(recipe.instead_of(self.state.term.0));
+            header.state.term = recipe.instead_of(self.state.term);
         }
         if wrong & 8 != 0 {
-            header.commit = LogIndex(recipe.instead_of(0));
+            header.commit = recipe.instead_of(0);
         }
         if wrong & 16 != 0 {
             header.segment_bytes = recipe.instead_of(SEGMENT_BYTES as u64);
@@ -208,7 +289,7 @@ impl Forger {
     }
 
     fn end_segment(&mut self) {
-        self.disk.tamper(&segment_name(self.sequence), std::mem::take(&mut self.segment));
+        self.disk.tamper(&format!("segment-{:016x}.log", self.sequence), std::mem::take(&mut self.segment));
     }
 
     /// Writes what still fits.
@@ -222,9 +303,9 @@ impl Forger {
     fn record(&mut self, recipe: &mut Recipe<'_>) {
         let kind = recipe.byte();
         let (kind, mut body) = match kind % 5 {
-            0 | 1 => (1, self.batch(recipe)),
-            2 => (2, self.term_vote(recipe)),
-            3 => (4, Vec::new()),
+            0 | 1 => (KIND_BATCH, self.batch(recipe)),
+            2 => (KIND_TERM_VOTE, self.term_vote(recipe)),
+            3 => (KIND_MARK, Vec::new()),
             _ => {
                 let length = usize::from(recipe.byte());
                 (kind / 5, recipe.bytes(length).to_vec())
@@ -235,32 +316,31 @@ impl Forger {
             body_crc = crc32fast::hash(&body[4..]);
             body[..4].copy_from_slice(&body_crc.to_le_bytes());
         }
-        let is_mark = kind == 4;
-        let lsn = self.lsn + u64::from(!is_mark);
+        let is_mark = kind == KIND_MARK;
+        let lsn = self.lsn.wrapping_add(u64::from(!is_mark));
         let mut header = RecordHeader {
             prev: self.prev,
             body_bytes: u32::try_from(body.len()).expect("bodies are small"),
             body_crc,
             kind,
             ends_group: true,
-            incarnation: IDENTITY.incarnation,
             segment: self.sequence,
-            lsn: Lsn(lsn),
+            lsn,
             synced: 0,
-            commit: LogIndex(0),
+            commit: 0,
         };
         let wrong = recipe.byte();
         if wrong & 1 != 0 {
             header.ends_group = false;
         }
         if wrong & 2 != 0 {
-            header.lsn = Lsn(recipe.instead_of(lsn));
+            header.lsn = recipe.instead_of(lsn);
         }
         if wrong & 4 != 0 {
             header.synced = recipe.instead_of(self.offset as u64);
         }
         if wrong & 8 != 0 {
-            header.commit = LogIndex(recipe.instead_of(self.state.end.index.0));
+            header.commit = recipe.instead_of(self.state.end.index.0);
         }
         if wrong & 16 != 0 {
             // More than there is, up to more than there can be.
@@ -277,7 +357,7 @@ impl Forger {
         if header.ends_group {
             self.offset = self.offset.next_multiple_of(BLOCK_BYTES);
         }
-        (self.lsn, self.prev) = (header.lsn.0, crc);
+        (self.lsn, self.prev) = (header.lsn, crc);
     }
 
     /// A batch with fields of the fuzzer's choice, whose commands may be any bytes.
@@ -289,8 +369,8 @@ impl Forger {
             _ => recipe.instead_of(end.index.0.wrapping_add(1)),
         };
         let term = match wrong & 2 {
-            0 => self.state.term.0,
-            _ => recipe.instead_of(self.state.term.0),
+            0 => self.state.term,
+            _ => recipe.instead_of(self.state.term),
         };
         let time = match wrong & 4 {
             0 => end.time.0,
@@ -320,12 +400,12 @@ impl Forger {
 
     fn term_vote(&mut self, recipe: &mut Recipe<'_>) -> Vec<u8> {
         let term = match recipe.byte() % 2 {
-            0 => self.state.term.0.wrapping_add(1),
-            _ => recipe.instead_of(self.state.term.0),
+            0 => self.state.term.wrapping_add(1),
+            _ => recipe.instead_of(self.state.term),
         };
         let vote = recipe.byte();
-        self.state.term = Term(term);
-        self.state.voted_for = Some(NodeId(u16::from(vote))).filter(|node| node.0 != 0);
+        self.state.term = term;
+        self.state.voted_for = u16::from(vote);
         let mut body = vec![0; 16];
         body[4] = vote;
         body[8..].copy_from_slice(&term.to_le_bytes());
