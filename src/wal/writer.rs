@@ -236,8 +236,8 @@ impl Writer {
     }
 
     /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will
-    /// certainly find their place; less the reserve for terms and votes. While the next segment is being made and
-    /// nothing has failed, it counts as there.
+    /// certainly find their place; less the reserve for terms and votes. While the next segment is
+    /// being made and nothing has failed, it counts as there.
     #[must_use]
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
