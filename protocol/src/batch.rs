@@ -153,6 +153,20 @@ pub fn entries(
     })
 }
 
+/// The command of the entry at `offset`, and where the next entry starts, in a batch that
+/// [`check`] has accepted.
+///
+/// # Panics
+/// When `offset` is not the start of an entry of such a batch.
+#[inline]
+#[must_use]
+pub fn entry_at(bytes: &[u8], offset: usize) -> (Command<'_>, usize) {
+    let (entry, rest) =
+        take_entry(&bytes[offset..]).expect("batches are checked when they are made");
+    let command = Command::decode(entry).expect("batches are checked when they are made");
+    (command, bytes.len() - rest.len())
+}
+
 #[inline]
 fn take_entry(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(DecodeError::Truncated)?;

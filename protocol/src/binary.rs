@@ -183,6 +183,16 @@ fn take_frame(
     Ok(Some(covered))
 }
 
+/// How many bytes the frame at the start of `input` has in all, or the least that is needed to
+/// know. The length is as the peer claims it: it has not been compared with any limit.
+#[must_use]
+pub fn frame_bytes(input: &[u8]) -> usize {
+    match input.first_chunk::<LENGTH_BYTES>() {
+        Some(field) => LENGTH_BYTES + u32::from_le_bytes(*field) as usize,
+        None => LENGTH_BYTES,
+    }
+}
+
 /// Appends the checksum of the frame that begins at `start`.
 #[inline]
 fn put_crc(out: &mut Vec<u8>, start: usize) {

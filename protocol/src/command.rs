@@ -83,7 +83,7 @@ pub enum Op<'a> {
     SetMany(PairList<'a>),
     /// Removes several keys at one log index.
     DeleteMany(KeyList<'a>),
-    /// Replaces the member list; the bytes are decoded by [`crate::membership`].
+    /// Replaces the member list; the bytes are a [`crate::MemberList`].
     Membership(&'a [u8]),
 }
 

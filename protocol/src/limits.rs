@@ -30,8 +30,28 @@ pub const REPLY_BYTES_MAX: usize = 128 << 20;
 /// The most voters of a cluster (quorum arithmetic runs on a stack array).
 pub const VOTERS_MAX: u8 = 63;
 
+/// The most members of a cluster, learners included.
+pub const MEMBERS_MAX: usize = 255;
+
+/// The longest `host:port` of a member, in bytes: its length is a `u8`.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+
 /// The most arguments of a RESP command: MSET with `KEYS_PER_REQUEST_MAX` pairs and its name.
 pub const RESP_ARGS_MAX: usize = 2 * KEYS_PER_REQUEST_MAX + 1;
+
+/// The most bytes that RESP spends on one argument beside its content: `$`, a length of at most
+/// nine digits, and two line ends.
+pub const RESP_ARG_FRAMING_BYTES_MAX: usize = 14;
+
+/// A RESP argument of so many bytes is read even when keys and values must be shorter, so that
+/// the words of every command pass.
+pub const RESP_BULK_BYTES_MIN: usize = 1024;
+
+/// The longest RESP inline command (a line of words instead of an array), as in Redis.
+pub const RESP_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// The longest name that a RESP client may give itself or its library; a node keeps them.
+pub const RESP_NAME_BYTES_MAX: usize = 256;
 
 /// The configured part of the bounds, which a decoder must be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,4 +81,10 @@ const _: () = assert!(KEY_BYTES_MAX == u16::MAX as usize);
 const _: () = assert!(VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= 1 << 20);
 const _: () = assert!(BATCH_BYTES_MAX < u32::MAX as usize / 4);
+const _: () = assert!(ADDRESS_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(MEMBERS_MAX >= VOTERS_MAX as usize && MEMBERS_MAX <= u16::MAX as usize);
+const _: () = assert!(MEMBERS_MAX * (2 * ADDRESS_BYTES_MAX + 8) < BATCH_BYTES_SOFT);
 const _: () = assert!(REPLY_BYTES_MAX > VALUE_BYTES_MAX);
+const _: () = assert!(VALUE_BYTES_MAX < 1_000_000_000, "a RESP length has at most nine digits");
+const _: () =
+    assert!(COMMAND_BYTES_MAX + RESP_ARGS_MAX * RESP_ARG_FRAMING_BYTES_MAX < u32::MAX as usize / 4);

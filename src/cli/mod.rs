@@ -1,0 +1,236 @@
+//! The command line: `kvorum serve` (also plain `kvorum`) and the tools beside it.
+//!
+//! Exit codes: 0, it worked; 1, it did not, with one line on standard error that says why; 2, the
+//! command line or the configuration is wrong.
+
+mod client;
+mod serve;
+mod status;
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::bench::{self, BenchError};
+use crate::config::{ConfigError, ServeFlags};
+use crate::net::ServeError;
+use client::{ClientError, ClientFlags};
+
+/// A replicated key-value server: durable before acknowledged, linearizable by default.
+///
+/// `kvorum` alone is `kvorum serve`.
+#[derive(Debug, Parser)]
+#[command(name = "kvorum", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    serve: ServeFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node
+    ///
+    /// Every flag can also come from the environment (KVORUM_LISTEN for --listen; lists with
+    /// commas) and from the TOML file that --config names (listen = "..."; lists as arrays). A flag
+    /// beats the environment, the environment beats the file. A SIZE is in bytes or has a unit:
+    /// k, m, g are powers of 1000; kb, mb, gb and KiB, MiB, GiB are powers of 1024. Logs go to
+    /// standard error; RUST_LOG chooses what is logged (error, warn, info, debug) [default: info].
+    Serve(Box<ServeFlags>),
+    /// Print the value of a key
+    ///
+    /// The value goes to standard output as it is, with a line end behind it. Exit code 1 and
+    /// NOT_FOUND on standard error when the key is absent.
+    Get(client::GetFlags),
+    /// Store a value under a key
+    Set(client::SetFlags),
+    /// Remove keys, all at once or none
+    ///
+    /// Exit code 1 and NOT_FOUND on standard error when none of them was there.
+    Delete(client::DeleteFlags),
+    /// Show the state of one or several nodes as a table
+    ///
+    /// Exit code 1 when a node did not answer.
+    Status(ClientFlags),
+    Bench(Box<bench::Args>),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+enum Error {
+    Usage(clap::Error),
+    Config(ConfigError),
+    Serve(ServeError),
+    Client(ClientError),
+    Bench(BenchError),
+    /// What was asked for is not there.
+    NotFound,
+    /// Some of the nodes did not answer; the table says which.
+    Silent,
+    Output(io::Error),
+}
+
+impl Error {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Usage(_) | Error::Config(_) => ExitCode::from(2),
+            Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
+            Error::Bench(error) if error.is_usage() => ExitCode::from(2),
+            Error::Serve(_)
+            | Error::Client(_)
+            | Error::Bench(_)
+            | Error::NotFound
+            | Error::Silent
+            | Error::Output(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(error) => f.write_str(&one_line(&error.render().to_string())),
+            Error::Config(error) => error.fmt(f),
+            Error::Serve(error) => error.fmt(f),
+            Error::Client(error) => error.fmt(f),
+            Error::Bench(error) => error.fmt(f),
+            Error::NotFound => f.write_str("NOT_FOUND"),
+            Error::Silent => f.write_str("not every server answered"),
+            Error::Output(error) => write!(f, "standard output: {error}"),
+        }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Error {
+        Error::Config(error)
+    }
+}
+
+impl From<ServeError> for Error {
+    fn from(error: ServeError) -> Error {
+        Error::Serve(error)
+    }
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Error {
+        Error::Client(error)
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Error {
+        match error {
+            BenchError::Print(error) => Error::Output(error),
+            error => Error::Bench(error),
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Output(error)
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        // --help and --version come this way too.
+        Err(text) if !text.use_stderr() => text.print().map_err(Error::Output),
+        Err(error) => Err(Error::Usage(error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever closed the pipe has read as much as they wanted.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    match cli.command {
+        None => serve::run(&cli.serve),
+        Some(Command::Serve(flags)) => serve::run(&flags),
+        Some(Command::Get(flags)) => client::get(&flags),
+        Some(Command::Set(flags)) => client::set(&flags),
+        Some(Command::Delete(flags)) => client::delete(&flags),
+        Some(Command::Status(flags)) => status::run(&flags),
+        Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
+    }
+}
+
+fn print_error(error: &Error) {
+    use std::io::Write as _;
+    // With standard error gone there is nobody left to tell.
+    let _ = match error {
+        Error::NotFound => writeln!(io::stderr(), "NOT_FOUND"),
+        error => writeln!(io::stderr(), "kvorum: {error}"),
+    };
+}
+
+/// The sentences of clap's message without its layout: what is wrong, the tips, where to read on.
+fn one_line(message: &str) -> String {
+    let before_usage = message.split("Usage:").next().unwrap_or(message);
+    let lines = before_usage
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let mut words: Vec<&str> = lines.collect();
+    if let Some(first) = words.first_mut() {
+        *first = first.strip_prefix("error: ").unwrap_or(first);
+    }
+    format!(
+        "{} (see '{} --help')",
+        words.join(" ").replace(" tip:", "; tip:"),
+        Cli::command().get_name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage_error(words: &[&str]) -> String {
+        let error = Cli::try_parse_from([&["kvorum"], words].concat()).unwrap_err();
+        assert!(error.use_stderr());
+        Error::Usage(error).to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_word_serve_may_be_left_out() {
+        let cli = Cli::try_parse_from(["kvorum", "--listen", "a:1"]).unwrap();
+        assert_eq!(cli.serve.listen.as_deref(), Some("a:1"));
+        assert!(cli.command.is_none());
+        assert!(Cli::try_parse_from(["kvorum", "--listen", "a:1", "get", "k"]).is_err());
+    }
+
+    #[test]
+    fn wrong_usage_is_told_in_one_line() {
+        for (words, expected) in [
+            (&["--lissen", "a:1"][..], "unexpected argument '--lissen' found"),
+            (&["--lissen", "a:1"], "'--listen'"),
+            (&["get"], "<KEY>"),
+            (&["serve", "--id"], "--id <N>"),
+            (&["serve", "--id", "1", "--id", "2"], "cannot be used multiple times"),
+            (&["gett", "k"], "unrecognized subcommand 'gett'"),
+        ] {
+            let line = usage_error(words);
+            assert!(!line.contains('\n') && line.contains(expected), "{line}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! How a program talks to kvorum, over blocking sockets of the standard library.
+
+mod connection;
+mod reply;
+
+pub use connection::{Connection, ConnectionError, Reason, RequestId};
+pub use reply::Reply;

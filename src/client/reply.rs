@@ -1,0 +1,74 @@
+//! An answer that outlives the buffer that it was read from.
+
+use kvorum_protocol::{ErrorCode, LogIndex, Response};
+
+/// What [`Response`] says, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The request needed no more words.
+    Ok,
+    /// A write was applied.
+    Written {
+        /// The index of the entry.
+        version: LogIndex,
+    },
+    /// A delete was applied.
+    Deleted {
+        /// The index of the entry.
+        version: LogIndex,
+        /// How many of the keys existed.
+        count: u32,
+    },
+    /// The value of a key.
+    Value {
+        /// The index of the entry that last changed the key.
+        version: LogIndex,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// The key is absent.
+    NotFound,
+    /// The values of several keys in their order, each with its version; `None` when absent.
+    Values(Vec<Option<(LogIndex, Vec<u8>)>>),
+    /// How many keys exist, or how long a value is.
+    Number(u64),
+    /// The leader's client address, or that none is known.
+    Leader(Option<String>),
+    /// The node's state in one line of `name=value` pairs.
+    Status(String),
+    /// The write was not applied: this node is not the leader.
+    NotLeader {
+        /// The leader's client address.
+        leader: String,
+    },
+    /// The request failed; the code says what is known of its outcome.
+    Error {
+        /// For programs.
+        code: ErrorCode,
+        /// For a person.
+        message: String,
+    },
+}
+
+impl From<Response<'_>> for Reply {
+    fn from(response: Response<'_>) -> Reply {
+        match response {
+            Response::Ok => Reply::Ok,
+            Response::Written { version } => Reply::Written { version },
+            Response::Deleted { version, count } => Reply::Deleted { version, count },
+            Response::Value { version, value } => Reply::Value { version, value: value.to_vec() },
+            Response::NotFound => Reply::NotFound,
+            Response::Values(values) => Reply::Values(
+                values
+                    .iter()
+                    .map(|found| found.map(|(version, value)| (version, value.to_vec())))
+                    .collect(),
+            ),
+            Response::Number(number) => Reply::Number(number),
+            Response::Leader(leader) => Reply::Leader(leader.map(str::to_owned)),
+            Response::Status(line) => Reply::Status(line.to_owned()),
+            Response::NotLeader { leader } => Reply::NotLeader { leader: leader.to_owned() },
+            Response::Error { code, message } => Reply::Error { code, message: message.to_owned() },
+        }
+    }
+}

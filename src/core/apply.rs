@@ -1,0 +1,99 @@
+//! Executing log entries on the state: the same code for recovery and for commits, total over
+//! every command that a checked batch can hold.
+
+use std::ops::ControlFlow;
+
+use kvorum_protocol::{Command, LogIndex, Op, batch};
+
+use super::store::{KeyHash, Store};
+
+/// How many entries are looked at ahead, so that their cache misses overlap. Twice as many gained
+/// nothing more, half as many cost a tenth of the throughput.
+const LOOKAHEAD: usize = 16;
+
+/// What an entry did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing to answer: a no-op, or a change of members.
+    Nothing,
+    /// Values were stored.
+    Written,
+    /// This many keys were removed.
+    Deleted(u32),
+}
+
+/// An entry on its way to the state.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// Its index.
+    pub index: LogIndex,
+    /// What it does.
+    pub command: Command<'a>,
+    /// Where the next entry of the batch starts.
+    pub end: usize,
+    /// The hash of its key, when it has exactly one.
+    hash: Option<KeyHash>,
+}
+
+/// Calls `each` for the entries of a batch from the one with `index` at `offset` on, until it
+/// breaks or the batch ends. The items that the next entries touch are brought near before.
+pub fn for_each_entry<'a, S>(
+    bytes: &'a [u8],
+    mut offset: usize,
+    mut index: LogIndex,
+    state: &mut S,
+    store_of: impl Fn(&S) -> &Store,
+    mut each: impl FnMut(&mut S, &Entry<'a>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let nothing = Entry { index, command: Command::new(Op::Noop), end: offset, hash: None };
+    let mut ahead = [nothing; LOOKAHEAD];
+    while offset < bytes.len() {
+        let store = store_of(state);
+        let mut count = 0;
+        for slot in &mut ahead {
+            if offset == bytes.len() {
+                break;
+            }
+            let (command, end) = batch::entry_at(bytes, offset);
+            let hash = match command.op {
+                Op::Set { key, .. } | Op::Delete { key } => Some(store.hash(key)),
+                _ => None,
+            };
+            if let Some(hash) = hash {
+                store.prefetch(hash);
+            }
+            *slot = Entry { index, command, end, hash };
+            (offset, index) = (end, index.next());
+            count += 1;
+        }
+        for entry in &ahead[..count] {
+            each(state, entry)?;
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// Changes the state as `entry` says.
+#[inline]
+pub fn apply(store: &mut Store, entry: &Entry<'_>) -> Applied {
+    let index = entry.index;
+    match entry.command.op {
+        Op::Set { key, value } => {
+            let hash = entry.hash.unwrap_or_else(|| store.hash(key));
+            store.set_hashed(hash, index, key, value);
+            Applied::Written
+        }
+        Op::Delete { key } => Applied::Deleted(u32::from(store.delete(key))),
+        Op::SetMany(pairs) => {
+            for (key, value) in pairs.iter() {
+                store.set(index, key, value);
+            }
+            Applied::Written
+        }
+        Op::DeleteMany(keys) => {
+            let deleted = keys.iter().filter(|key| store.delete(key)).count();
+            Applied::Deleted(u32::try_from(deleted).expect("bounded by KEYS_PER_REQUEST_MAX"))
+        }
+        Op::Noop | Op::Membership(_) => Applied::Nothing,
+    }
+}

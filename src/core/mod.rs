@@ -1,0 +1,33 @@
+//! The pure core: what a node is, without sockets, files, clocks, threads or chance. The server
+//! and the simulator drive the same [`Node`].
+//!
+//! # The path of a SET
+//! 1. [`Node::write`] admits the command: an index in the open batch ([`log`]) and a place among
+//!    the [`pending`] writes.
+//! 2. [`Node::seal`] closes the batch, once a turn, into a record for the disk.
+//! 3. [`Node::durable`] says that the record survives a power cut.
+//! 4. [`Node::poll`] decides ([`raft`] says who may), executes the entries ([`apply`]) on the
+//!    [`store`], and answers.
+//!
+//! # The path of a GET
+//! [`Node::read`] answers from the store at once, or, behind an unfinished write of the same
+//! connection, when exactly that write is applied.
+//!
+//! # The turn
+//! The shell calls `write` and `read` for everything that came in, then `tick`, `poll` and `seal`,
+//! and does what the [`Output`] says. The core never says what must still wait.
+
+pub mod apply;
+pub mod log;
+pub mod node;
+pub mod output;
+pub mod pending;
+pub mod raft;
+pub mod recovery;
+pub mod store;
+pub mod time;
+
+pub use node::{Asker, Node, NodeConfig, NodeStatus, Options, ReadOutcome, WriteOutcome};
+pub use output::{Answer, Output, Record, Refusal, Reply, ReplyTo};
+pub use recovery::{Recovery, ReplayError};
+pub use time::{Instant, Now};

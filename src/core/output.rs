@@ -1,0 +1,198 @@
+//! What the core says, once a turn.
+
+use super::log::LogEnd;
+use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, ValueList};
+
+/// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
+/// order**, except that records are written in the order of their `Lsn`. What must wait for the
+/// disk is not here yet. Owned by the shell, which clears it and gives it back with its capacity.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Records for this node's own log, with consecutive positions.
+    pub records: Vec<(Lsn, Record)>,
+    /// Answers for clients.
+    pub replies: Vec<Reply>,
+    /// The bytes that the answers refer to.
+    pub values: Vec<u8>,
+}
+
+/// One record of a node's own log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Entries of the replicated log.
+    Batch(Batch),
+    /// The current term, and the candidate that got this node's vote in it (Raft paper, figure 2).
+    TermVote {
+        /// The term.
+        term: Term,
+        /// Who got the vote; `None` when nobody has.
+        voted_for: Option<NodeId>,
+    },
+    /// The replicated log ends here: what came behind is void, and another leader's entries come
+    /// in its place. A log is only ever cut between two batches, so the record can name the whole
+    /// end, and a reader need not remember where earlier batches ended.
+    Truncate {
+        /// The last batch that stands.
+        end: LogEnd,
+    },
+}
+
+/// Where an answer goes. Opaque to the core: `connection` may be gone when the answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The shell's name for the connection, never reused for another.
+    pub connection: u64,
+    /// The shell's name for the request within the connection.
+    pub tag: u32,
+}
+
+/// An answer for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Where it goes.
+    pub to: ReplyTo,
+    /// What it says.
+    pub answer: Answer,
+}
+
+/// What an answer says; bytes are positions in [`Output::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A SET was applied.
+    Written {
+        /// The entry's index.
+        version: LogIndex,
+    },
+    /// A DELETE was applied.
+    Deleted {
+        /// The entry's index.
+        version: LogIndex,
+        /// How many of its keys existed.
+        count: u32,
+    },
+    /// A key's value.
+    Value {
+        /// The key's version.
+        version: LogIndex,
+        /// Start in `values`.
+        start: usize,
+        /// End in `values`.
+        end: usize,
+    },
+    /// The key is absent.
+    NotFound,
+    /// Several values: an encoded list.
+    Values {
+        /// Start in `values`.
+        start: usize,
+        /// End in `values`.
+        end: usize,
+    },
+    /// A count or a length.
+    Number(u64),
+    /// The request failed.
+    Refused(Refusal),
+}
+
+/// Why the core refused or gave up a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No leader is known; not applied.
+    NoLeader,
+    /// The write has waited for its quorum long enough; it may still be applied.
+    QuorumTimeout,
+    /// A read has waited for its quorum long enough.
+    ReadTimeout,
+    /// More voters were asked for than there are.
+    QuorumTooLarge {
+        /// How many voters there are.
+        voters: u8,
+    },
+    /// `--memory-max` is reached; not applied.
+    MemoryLimit,
+    /// The log has no room; not applied.
+    DiskFull,
+    /// The write names a session, and there are none yet; not applied.
+    NoSessions,
+    /// A GET_MANY whose answer is over its limit.
+    ReplyTooLarge,
+    /// One request is larger than any batch may be; not applied.
+    RequestTooLarge,
+}
+
+impl Refusal {
+    /// The code that every protocol reports.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Refusal::NoLeader => ErrorCode::NoLeader,
+            Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
+            Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
+            Refusal::MemoryLimit => ErrorCode::MemoryLimit,
+            Refusal::DiskFull => ErrorCode::DiskFull,
+            Refusal::ReplyTooLarge | Refusal::RequestTooLarge => ErrorCode::TooLarge,
+        }
+    }
+
+    /// The same for a person.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Refusal::NoLeader => "no leader is known, not applied; try again soon",
+            Refusal::QuorumTimeout => {
+                "the write did not reach its quorum in time; it may still be applied"
+            }
+            Refusal::ReadTimeout => "the read did not reach its quorum in time",
+            Refusal::QuorumTooLarge { .. } => "more voters were asked for than the cluster has",
+            Refusal::MemoryLimit => {
+                "the memory limit (--memory-max) is reached, not applied; DELETE frees room"
+            }
+            Refusal::DiskFull => {
+                "the log's disk is full, not applied; reads go on; free space and try again"
+            }
+            Refusal::NoSessions => "this server has no sessions, not applied; send it without one",
+            Refusal::ReplyTooLarge => "the values together are too large for one reply",
+            Refusal::RequestTooLarge => "the request is too large for one log entry",
+        }
+    }
+
+    /// The answer that says so.
+    #[must_use]
+    pub fn response(self) -> Response<'static> {
+        Response::Error { code: self.code(), message: self.message() }
+    }
+}
+
+impl Output {
+    /// Forgets everything and keeps the room. A one-time giant is given back to the allocator.
+    pub fn clear(&mut self) {
+        const VALUES_KEPT_BYTES: usize = 1 << 20;
+        self.records.clear();
+        self.replies.clear();
+        self.values.clear();
+        self.values.shrink_to(VALUES_KEPT_BYTES);
+    }
+
+    /// The answer as every protocol encodes it.
+    ///
+    /// # Panics
+    /// When `answer` belongs to another output.
+    #[inline]
+    #[must_use]
+    pub fn response(&self, answer: &Answer) -> Response<'_> {
+        match *answer {
+            Answer::Written { version } => Response::Written { version },
+            Answer::Deleted { version, count } => Response::Deleted { version, count },
+            Answer::Value { version, start, end } => {
+                Response::Value { version, value: &self.values[start..end] }
+            }
+            Answer::NotFound => Response::NotFound,
+            Answer::Values { start, end } => {
+                let list = ValueList::decode(&self.values[start..end]);
+                Response::Values(list.expect("written by ValueListBuilder"))
+            }
+            Answer::Number(number) => Response::Number(number),
+            Answer::Refused(refusal) => refusal.response(),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The thread that writes and syncs the log, so that the reactor never waits for the disk longer
+//! than it chooses to.
+//!
+//! It owns the [`Writer`] and nothing else. The reactor hands over the records of a turn
+//! ([`LogThread::submit`]) and learns from [`LogThread::news`] what became of them. At most one
+//! group of records is on its way: while it is, the next one grows, which makes the batches as
+//! large as the disk is slow.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::Lsn;
+use mio::Waker;
+
+use crate::config::Fsync;
+use crate::core::Record;
+use crate::wal::{WalError, Writer};
+
+/// How often a group that found no room on the disk is tried again.
+const NO_ROOM_RETRY: Duration = Duration::from_millis(200);
+
+/// How the log stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Every record up to here counts as durable, by the configured meaning of the word.
+    pub durable: Lsn,
+    /// The last record that the room below does not have to hold any more.
+    pub written: Lsn,
+    /// Bytes that the log takes with certainty from there on.
+    pub room_bytes: u64,
+    /// Whether more room may not come.
+    pub is_short_of_space: bool,
+}
+
+type Group = Vec<(Lsn, Record)>;
+
+/// The two sides' meeting point.
+#[derive(Debug, Default)]
+struct Mailbox {
+    group: Option<Group>,
+    /// The group that was taken last is written, and synced if that is asked for.
+    group_is_done: bool,
+    news: Option<Result<News, WalError>>,
+    /// The reactor sleeps on `news_signal` and needs no wake-up through the poll.
+    reactor_waits: bool,
+    /// The thread sleeps on `group_signal`.
+    thread_waits: bool,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    group_signal: Condvar,
+    news_signal: Condvar,
+}
+
+const NO_PANIC: &str = "neither side panics while it holds the mailbox";
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().expect(NO_PANIC)
+    }
+}
+
+/// The reactor's handle of the thread.
+#[derive(Debug)]
+pub struct LogThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// A group was submitted, and no news have said that it is done.
+    busy: bool,
+}
+
+impl LogThread {
+    /// Starts the thread. `waker` interrupts the reactor's poll when there are news.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(writer: Writer, fsync: Fsync, waker: Arc<Waker>) -> std::io::Result<LogThread> {
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let run = move || LogLoop::new(writer, fsync, theirs, waker).run();
+        let thread = thread::Builder::new().name("kvorum-log".into()).spawn(run)?;
+        Ok(LogThread { shared, thread: Some(thread), busy: false })
+    }
+
+    /// Whether a group is on its way.
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Hands over a group of records, with consecutive positions.
+    pub fn submit(&mut self, group: Group) {
+        assert!(!self.busy, "one group at a time");
+        self.busy = true;
+        let mut mailbox = self.shared.lock();
+        mailbox.group = Some(group);
+        if mailbox.thread_waits {
+            drop(mailbox);
+            self.shared.group_signal.notify_one();
+        }
+    }
+
+    /// How the log stands, if that has changed.
+    ///
+    /// # Errors
+    /// What makes the log unusable: the process has to stop.
+    pub fn news(&mut self) -> Result<Option<News>, WalError> {
+        let shared = Arc::clone(&self.shared);
+        self.take_news(&mut shared.lock())
+    }
+
+    /// The same, after waiting at most `timeout` for the group that is on its way.
+    ///
+    /// # Errors
+    /// As [`news`](LogThread::news).
+    pub fn wait_for_news(&mut self, timeout: Duration) -> Result<Option<News>, WalError> {
+        let shared = Arc::clone(&self.shared);
+        let deadline = Instant::now() + timeout;
+        let mut mailbox = shared.lock();
+        while !mailbox.group_is_done && !matches!(mailbox.news, Some(Err(_))) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            mailbox.reactor_waits = true;
+            (mailbox, _) = shared.news_signal.wait_timeout(mailbox, left).expect(NO_PANIC);
+            mailbox.reactor_waits = false;
+        }
+        self.take_news(&mut mailbox)
+    }
+
+    fn take_news(&mut self, mailbox: &mut Mailbox) -> Result<Option<News>, WalError> {
+        if std::mem::take(&mut mailbox.group_is_done) {
+            self.busy = false;
+        }
+        mailbox.news.take().transpose()
+    }
+}
+
+impl Drop for LogThread {
+    /// Lets the thread end the log properly.
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.group_signal.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It has panicked only on a broken invariant, and then the process is gone.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct LogLoop {
+    writer: Writer,
+    fsync: Fsync,
+    shared: Arc<Shared>,
+    waker: Arc<Waker>,
+    /// Something is written and not synced, since then.
+    unsynced_since: Option<Instant>,
+    /// Staged, but the disk had no room for it.
+    waits_for_room: bool,
+    told: Option<News>,
+}
+
+/// What the thread wakes up for.
+enum Task {
+    Group(Group),
+    /// The time has come that `tend` named.
+    Tend,
+    Stop,
+}
+
+impl LogLoop {
+    fn new(writer: Writer, fsync: Fsync, shared: Arc<Shared>, waker: Arc<Waker>) -> LogLoop {
+        LogLoop {
+            writer,
+            fsync,
+            shared,
+            waker,
+            unsynced_since: None,
+            waits_for_room: false,
+            told: None,
+        }
+    }
+
+    fn run(mut self) {
+        let mut wake_at = None;
+        loop {
+            let task = self.next_task(wake_at);
+            let group = match task {
+                Task::Stop => break,
+                Task::Tend => Group::new(),
+                Task::Group(group) => group,
+            };
+            let is_group = !group.is_empty();
+            let result = self.write(&group, is_group).and_then(|done| {
+                if done {
+                    self.tell(true);
+                }
+                wake_at = self.tend()?;
+                self.tell(false);
+                Ok(())
+            });
+            if let Err(error) = result {
+                self.post(|mailbox| mailbox.news = Some(Err(error)));
+                return;
+            }
+        }
+        if let Err(error) = self.writer.close() {
+            log::error!("the end of the log was not marked: {error}");
+        }
+    }
+
+    /// Stages, writes and syncs a group; true when one is done.
+    fn write(&mut self, group: &Group, is_group: bool) -> Result<bool, WalError> {
+        for (lsn, record) in group {
+            self.writer.stage(*lsn, record);
+        }
+        if !is_group && !self.waits_for_room {
+            return Ok(false);
+        }
+        match self.writer.write() {
+            Ok(_) => self.waits_for_room = false,
+            Err(error) if !error.is_fatal() => {
+                if !self.waits_for_room {
+                    log::error!("{error}");
+                }
+                self.waits_for_room = true;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        match self.fsync {
+            Fsync::Always => _ = self.writer.sync()?,
+            Fsync::EveryMs(_) => _ = self.unsynced_since.get_or_insert_with(Instant::now),
+            Fsync::Never => {}
+        }
+        Ok(true)
+    }
+
+    /// What is to be done beside groups, and when again.
+    fn tend(&mut self) -> Result<Option<Instant>, WalError> {
+        let now = Instant::now();
+        let mut wake_at = self.writer.tend(now)?;
+        let mut wake_by = |at: Instant| wake_at = Some(wake_at.map_or(at, |other| other.min(at)));
+        if self.waits_for_room {
+            wake_by(now + NO_ROOM_RETRY);
+        }
+        if let (Fsync::EveryMs(ms), Some(since)) = (self.fsync, self.unsynced_since) {
+            let due = since + Duration::from_millis(ms);
+            if now < due {
+                wake_by(due);
+            } else {
+                self.writer.sync()?;
+                self.unsynced_since = None;
+            }
+        }
+        Ok(wake_at)
+    }
+
+    /// Tells the reactor how the log stands, if that is new to it.
+    fn tell(&mut self, group_is_done: bool) {
+        let durable = match self.fsync {
+            Fsync::Always => self.writer.durable(),
+            Fsync::EveryMs(_) | Fsync::Never => self.writer.written(),
+        };
+        let news = News {
+            durable,
+            written: self.writer.staged(),
+            room_bytes: self.writer.room(),
+            is_short_of_space: self.writer.is_short_of_space(),
+        };
+        if group_is_done || self.told != Some(news) {
+            self.told = Some(news);
+            self.post(|mailbox| {
+                mailbox.group_is_done |= group_is_done;
+                mailbox.news = Some(Ok(news));
+            });
+        }
+    }
+
+    fn post(&self, change: impl FnOnce(&mut Mailbox)) {
+        let mut mailbox = self.shared.lock();
+        change(&mut mailbox);
+        let direct = mailbox.reactor_waits;
+        drop(mailbox);
+        if direct {
+            self.shared.news_signal.notify_one();
+        } else if let Err(error) = self.waker.wake() {
+            log::error!("can not wake the reactor: {error}");
+        }
+    }
+
+    fn next_task(&self, wake_at: Option<Instant>) -> Task {
+        let mut mailbox = self.shared.lock();
+        loop {
+            if let Some(group) = mailbox.group.take() {
+                return Task::Group(group);
+            }
+            if mailbox.stop {
+                return Task::Stop;
+            }
+            let Some(wake_at) = wake_at else {
+                mailbox.thread_waits = true;
+                mailbox = self.shared.group_signal.wait(mailbox).expect(NO_PANIC);
+                mailbox.thread_waits = false;
+                continue;
+            };
+            let left = wake_at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Task::Tend;
+            }
+            mailbox.thread_waits = true;
+            let waited = self.shared.group_signal.wait_timeout(mailbox, left);
+            (mailbox, _) = waited.expect(NO_PANIC);
+            mailbox.thread_waits = false;
+        }
+    }
+}

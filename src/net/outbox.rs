@@ -1,0 +1,141 @@
+//! The replies that a connection has not sent yet.
+
+use std::io::{self, ErrorKind, Write};
+
+/// An outbox larger than this is given back to the allocator when it is empty.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// Room of a fresh outbox: the replies of one pipelined turn.
+const FRESH_BYTES: usize = 16 << 10;
+
+/// Empty outboxes, lent to the connections that have something to say: an idle connection owns
+/// no buffer.
+#[derive(Debug, Default)]
+pub struct OutboxPool {
+    spare: Vec<Vec<u8>>,
+}
+
+/// Bytes to send. Invariant: `sent <= bytes.len()`.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// What came of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Everything is with the kernel.
+    All,
+    /// The kernel takes no more now; it will say when.
+    Blocked,
+    /// The budget of this turn is used up.
+    Budget,
+}
+
+impl Outbox {
+    /// Where replies are appended.
+    #[inline]
+    pub fn buffer(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool.spare.pop().unwrap_or_else(|| Vec::with_capacity(FRESH_BYTES));
+        }
+        &mut self.bytes
+    }
+
+    /// Bytes not sent yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Bytes of memory held.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Sends what there is, at most `budget` bytes.
+    ///
+    /// # Errors
+    /// What the kernel says of the socket: the connection is over.
+    #[inline]
+    pub fn send(&mut self, socket: &mut impl Write, budget: usize) -> io::Result<Sent> {
+        let mut left = budget;
+        while self.sent < self.bytes.len() {
+            if left == 0 {
+                return Ok(Sent::Budget);
+            }
+            let end = self.bytes.len().min(self.sent + left);
+            match socket.write(&self.bytes[self.sent..end]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.sent += count;
+                    left -= count;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Sent::All)
+    }
+
+    /// Gives the memory back once everything is sent.
+    #[inline]
+    pub fn recycle(&mut self, pool: &mut OutboxPool) {
+        if self.sent < self.bytes.len() || self.bytes.capacity() == 0 {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.sent = 0;
+        if bytes.capacity() <= KEPT_BYTES {
+            bytes.clear();
+            pool.spare.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` bytes, then blocks.
+    struct Narrow {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let count = bytes.len().min(self.room).min(3);
+            self.room -= count;
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn sends_in_portions_and_forgets_nothing() {
+        let mut pool = OutboxPool::default();
+        let mut outbox = Outbox::default();
+        let mut socket = Narrow { room: 5, taken: Vec::new() };
+        outbox.buffer(&mut pool).extend_from_slice(b"0123456789");
+        assert_eq!(outbox.send(&mut socket, 100).unwrap(), Sent::Blocked);
+        outbox.buffer(&mut pool).extend_from_slice(b"ab");
+        outbox.recycle(&mut pool);
+        assert_eq!(outbox.len(), 7);
+        socket.room = 100;
+        assert_eq!(outbox.send(&mut socket, 4).unwrap(), Sent::Budget);
+        assert_eq!(outbox.send(&mut socket, 100).unwrap(), Sent::All);
+        assert_eq!(socket.taken, b"0123456789ab");
+        outbox.recycle(&mut pool);
+        assert_eq!((outbox.capacity(), pool.spare.len()), (0, 1));
+    }
+}

@@ -1,0 +1,491 @@
+//! The server in one loop. Everything that this process does for its clients happens in
+//! [`Reactor::turn`], on one thread:
+//!
+//! 1. sleep until a socket, the log thread, a signal or a timer has something to say;
+//! 2. take what the log has made durable, apply and answer it;
+//! 3. read every ready connection once, and serve all the requests that are there;
+//! 4. seal the writes of the turn into one batch and hand it to the log thread;
+//! 5. wait for the disk a little, because most often that is quicker than another turn.
+//!
+//! Events are edge-triggered: what is not drained is remembered in `queue`, and the next turn
+//! does not sleep.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvorum_protocol::ErrorCode;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+
+use super::clock::Clock;
+use super::connection::{Connection, Next};
+use super::listener::{Accepted, Listener};
+use super::log_thread::{LogThread, News};
+use super::outbox::OutboxPool;
+use super::server::Server;
+use super::session::{Session, Turn};
+use crate::config::Fsync;
+use crate::core::{Instant, Node, Now, Output};
+use crate::wal::{WalError, Writer};
+
+const LISTENER: Token = Token(usize::MAX);
+const LOG: Token = Token(usize::MAX - 1);
+const SIGNALS: Token = Token(usize::MAX - 2);
+
+/// Connections accepted in one turn, so that a storm of them does not starve those that are here.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// What a turn reads of one connection. Also its share: the others come next.
+const READ_BUFFER_BYTES: usize = 128 << 10;
+
+/// How long a turn waits for the disk before it goes on without it.
+const DISK_WAIT: Duration = Duration::from_micros(200);
+
+/// How often connections are looked over for requests that never end.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When accepting fails for a reason that only time can mend.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Connections beyond `--connections-max` that are told so and given time to hear it.
+const SURPLUS_MAX: usize = 64;
+
+const TOO_MANY_CONNECTIONS: &str = "too many connections (--connections-max); try again later";
+
+/// The connections by slot; empty for the moment in which one is served.
+pub type Connections = Slab<Option<Box<Connection>>>;
+
+/// What makes the process stop.
+#[derive(Debug)]
+pub enum Fatal {
+    /// The log can not be trusted any more.
+    Log(WalError),
+    /// The poll itself failed.
+    Poll(io::Error),
+}
+
+/// The one thread that owns everything.
+pub struct Reactor {
+    poll: Poll,
+    clock: Clock,
+    listener: Listener,
+    /// When to accept again; `None` while nobody is known to wait.
+    accept_at: Option<Instant>,
+    signals: UnixStream,
+    connections: Connections,
+    /// Distinguishes the connections that a slot has held, so that neither a late event nor a late
+    /// answer reaches a stranger.
+    generation: u32,
+    /// How many of the connections are there only to be refused.
+    surplus: usize,
+    /// Connections with something to do, each at most once.
+    queue: VecDeque<u64>,
+    /// Connections whose next write waits for the log.
+    await_backlog: Vec<u64>,
+    /// Connections with fresh answers, each at most once.
+    dirty: Vec<u64>,
+    sweep_at: Option<Instant>,
+    node: Node,
+    out: Output,
+    log: LogThread,
+    server: Server,
+    /// The read buffer of all connections.
+    shared: Box<[u8]>,
+    scratch: Vec<u8>,
+    pool: OutboxPool,
+    stopping: bool,
+}
+
+impl Reactor {
+    /// Registers everything; nothing is served yet.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn new(
+        mut listener: Listener,
+        node: Node,
+        writer: Writer,
+        fsync: Fsync,
+        server: Server,
+    ) -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        poll.registry().register(listener.source(), LISTENER, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), LOG)?);
+        let signals = register_signals(&poll)?;
+        Ok(Reactor {
+            poll,
+            clock: Clock::start(),
+            listener,
+            accept_at: None,
+            signals,
+            connections: Slab::with_capacity(server.connections_max),
+            generation: 0,
+            surplus: 0,
+            queue: VecDeque::new(),
+            await_backlog: Vec::new(),
+            dirty: Vec::new(),
+            sweep_at: None,
+            node,
+            out: Output::default(),
+            log: LogThread::start(writer, fsync, waker)?,
+            server,
+            shared: vec![0; READ_BUFFER_BYTES].into(),
+            scratch: Vec::new(),
+            pool: OutboxPool::default(),
+            stopping: false,
+        })
+    }
+
+    /// Runs until the node leads and has applied what its log holds.
+    ///
+    /// # Errors
+    /// What makes the process stop.
+    pub fn run_until_ready(&mut self) -> Result<(), Fatal> {
+        let mut events = Events::with_capacity(16);
+        while !self.node.is_ready() {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    /// Serves until a signal says stop; then everything admitted is durable and answered.
+    ///
+    /// # Errors
+    /// What makes the process stop.
+    pub fn run(&mut self) -> Result<(), Fatal> {
+        let mut events = Events::with_capacity(1024);
+        while !self.stopping {
+            self.turn(&mut events)?;
+        }
+        self.finish()
+    }
+
+    fn turn(&mut self, events: &mut Events) -> Result<(), Fatal> {
+        let timeout = self.sleep_for();
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
+            Err(error) => return Err(Fatal::Poll(error)),
+            Ok(()) => {}
+        }
+        let now = self.clock.now();
+        self.note_events(events, &now);
+        let news = self.log.news().map_err(Fatal::Log)?;
+        self.node.tick(&now);
+        self.take_news(news);
+        self.accept(&now);
+        self.serve_queue(&now);
+        self.submit(&now);
+        if self.log.is_busy() && self.queue.is_empty() {
+            let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
+            if news.is_some() {
+                self.take_news(news);
+                self.submit(&now);
+            }
+        }
+        self.sweep(&now);
+        Ok(())
+    }
+
+    /// How long the poll may sleep.
+    fn sleep_for(&self) -> Option<Duration> {
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let never = Instant::NEVER;
+        let deadline = self
+            .node
+            .deadline()
+            .min(self.accept_at.unwrap_or(never))
+            .min(self.sweep_at.unwrap_or(never));
+        (deadline < never).then(|| deadline.since(self.clock.now().monotonic))
+    }
+
+    fn note_events(&mut self, events: &Events, now: &Now) {
+        for event in events {
+            match event.token() {
+                LISTENER => self.accept_at = Some(now.monotonic),
+                LOG => {}
+                SIGNALS => self.note_signal(),
+                Token(id) => {
+                    let id = id as u64;
+                    let Some(connection) = connection_mut(&mut self.connections, id) else {
+                        continue;
+                    };
+                    let ended = event.is_read_closed() || event.is_error();
+                    connection.on_event(event.is_readable(), ended, event.is_writable());
+                    enqueue(connection, id, &mut self.queue);
+                }
+            }
+        }
+    }
+
+    /// A second signal does not wait for the disk.
+    fn note_signal(&mut self) {
+        let mut bytes = [0; 16];
+        let count = self.signals.read(&mut bytes).unwrap_or(0);
+        if self.stopping || count > 1 {
+            log::warn!("stopped by a second signal, without waiting for the log");
+            std::process::exit(1);
+        }
+        self.stopping |= count > 0;
+    }
+
+    // Core and log
+
+    /// Tells the core what is durable, and delivers what it has to say.
+    fn take_news(&mut self, news: Option<News>) {
+        if let Some(news) = news {
+            self.node.durable(news.durable);
+            self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
+        }
+        loop {
+            let more = self.node.poll(&mut self.out);
+            self.deliver();
+            if !more {
+                break;
+            }
+        }
+        if news.is_some() {
+            for id in std::mem::take(&mut self.await_backlog) {
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Hands the records of the turn to the log thread, unless it is busy: then they wait, and the
+    /// batch grows.
+    fn submit(&mut self, now: &Now) {
+        if self.log.is_busy() || !self.node.has_records() {
+            return;
+        }
+        self.node.seal(now, &mut self.out);
+        self.log.submit(std::mem::take(&mut self.out.records));
+    }
+
+    /// Brings answers to their connections, and sends them.
+    fn deliver(&mut self) {
+        for reply in &self.out.replies {
+            let id = reply.to.connection;
+            let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
+            connection.complete(reply.to.tag, &self.out.response(&reply.answer), &mut self.pool);
+            if !connection.dirty {
+                connection.dirty = true;
+                self.dirty.push(id);
+            }
+        }
+        self.out.clear();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
+            connection.dirty = false;
+            let next = connection.deliver(&mut self.pool);
+            self.settle(id, next);
+        }
+        self.dirty = dirty;
+    }
+
+    // Connections
+
+    fn accept(&mut self, now: &Now) {
+        if self.accept_at.is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept() {
+                Ok(Accepted::Connection(stream, peer)) => {
+                    if let Err(error) = self.adopt(stream, peer, now) {
+                        log::warn!("{peer}: can not be served: {error}");
+                    }
+                }
+                Ok(Accepted::OutOfDescriptors(stream)) => {
+                    self.server.connections_rejected += 1;
+                    refuse(stream, "the process is out of file descriptors");
+                    self.listener.restore_spare();
+                }
+                Ok(Accepted::Nobody) => {
+                    self.accept_at = None;
+                    return;
+                }
+                Err(error) => {
+                    log::warn!("accept: {error}");
+                    self.accept_at = Some(now.monotonic.after(ACCEPT_RETRY));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, stream: TcpStream, peer: SocketAddr, now: &Now) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        self.server.connections_total += 1;
+        let is_surplus = self.connections.len() - self.surplus >= self.server.connections_max;
+        if is_surplus {
+            self.server.connections_rejected += 1;
+            if self.surplus >= SURPLUS_MAX {
+                refuse(stream, TOO_MANY_CONNECTIONS);
+                return Ok(());
+            }
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.connections.vacant_entry();
+        let id = u64::from(self.generation) << 32 | slot.key() as u64;
+        let number = self.server.connections_total;
+        let session = Session::new(id, number, peer, now.monotonic);
+        let mut connection = Box::new(if is_surplus {
+            Connection::refused(stream, session, busy_line(TOO_MANY_CONNECTIONS).as_bytes())
+        } else {
+            Connection::new(stream, session)
+        });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(connection.source(), token(id), interest)?;
+        slot.insert(Some(connection));
+        self.surplus += usize::from(is_surplus);
+        Ok(())
+    }
+
+    /// Serves each connection that is queued now, once.
+    fn serve_queue(&mut self, now: &Now) {
+        for _ in 0..self.queue.len() {
+            let Some(id) = self.queue.pop_front() else { break };
+            let Some(mut connection) = take_connection(&mut self.connections, id) else { continue };
+            connection.queued = false;
+            let mut turn = Turn {
+                now,
+                node: &mut self.node,
+                server: &mut self.server,
+                clients: &self.connections,
+                scratch: &mut self.scratch,
+            };
+            let next = connection.serve(&mut turn, &mut self.shared, &mut self.pool);
+            if connection.unfinished_since.is_some() && self.sweep_at.is_none() {
+                self.sweep_at = Some(now.monotonic.after(SWEEP_INTERVAL));
+            }
+            let counted = connection.buffer_bytes();
+            self.server.buffer_bytes += counted;
+            self.server.buffer_bytes -= std::mem::replace(&mut connection.counted_bytes, counted);
+            self.connections[slot_of(id)] = Some(connection);
+            self.settle(id, next);
+        }
+    }
+
+    fn settle(&mut self, id: u64, next: Next) {
+        match next {
+            Next::Wait => {}
+            Next::Again => self.enqueue(id),
+            Next::AwaitBacklog => self.await_backlog.push(id),
+            Next::Drop => self.drop_connection(id),
+        }
+    }
+
+    fn enqueue(&mut self, id: u64) {
+        if let Some(connection) = connection_mut(&mut self.connections, id) {
+            enqueue(connection, id, &mut self.queue);
+        }
+    }
+
+    fn drop_connection(&mut self, id: u64) {
+        let Some(mut connection) = take_connection(&mut self.connections, id) else { return };
+        self.connections.remove(slot_of(id));
+        self.server.buffer_bytes -= connection.counted_bytes;
+        self.surplus -= usize::from(connection.is_surplus);
+        // Closing the descriptor would do; a failure here means that it is gone already.
+        let _ = self.poll.registry().deregister(connection.source());
+    }
+
+    /// Ends connections whose request, or whose end, does not come.
+    fn sweep(&mut self, now: &Now) {
+        if self.sweep_at.is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        let mut overdue = Vec::new();
+        let mut unfinished = false;
+        for connection in self.connections.iter().filter_map(|(_, slot)| slot.as_deref()) {
+            if connection.is_overdue(now.monotonic) {
+                overdue.push(connection.id());
+            }
+            unfinished |= connection.unfinished_since.is_some();
+        }
+        for id in overdue {
+            self.drop_connection(id);
+        }
+        self.sweep_at = unfinished.then(|| now.monotonic.after(SWEEP_INTERVAL));
+    }
+
+    /// After the signal: what was admitted becomes durable and is answered.
+    fn finish(&mut self) -> Result<(), Fatal> {
+        log::info!("stopping: finishing the log");
+        loop {
+            let now = self.clock.now();
+            self.submit(&now);
+            if !self.log.is_busy() {
+                return Ok(());
+            }
+            let news = self.log.wait_for_news(Duration::from_millis(100)).map_err(Fatal::Log)?;
+            self.take_news(news);
+            let mut bytes = [0; 16];
+            if self.signals.read(&mut bytes).is_ok_and(|count| count > 0) {
+                log::warn!("stopped by a second signal, without waiting for the log");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+fn register_signals(poll: &Poll) -> io::Result<UnixStream> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    }
+    let mut source = mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&ours));
+    poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
+    Ok(ours)
+}
+
+/// Tells a connection that there is no place for it, at once or not at all.
+fn refuse(mut stream: TcpStream, why: &str) {
+    // A client that does not get the line sees that it is closed.
+    let _ = stream.write(busy_line(why).as_bytes());
+}
+
+/// A connection that is refused has said nothing yet, so it hears of it in the text protocol.
+fn busy_line(why: &str) -> String {
+    format!("ERROR {} {why}\n", ErrorCode::Busy.word())
+}
+
+#[inline]
+fn token(id: u64) -> Token {
+    const { assert!(usize::BITS == 64, "tokens hold a generation and a slot") };
+    #[allow(clippy::cast_possible_truncation)]
+    Token(id as usize)
+}
+
+#[inline]
+fn slot_of(id: u64) -> usize {
+    (id & 0xffff_ffff) as usize
+}
+
+#[inline]
+fn connection_mut(connections: &mut Connections, id: u64) -> Option<&mut Connection> {
+    connections.get_mut(slot_of(id))?.as_deref_mut().filter(|connection| connection.id() == id)
+}
+
+fn take_connection(connections: &mut Connections, id: u64) -> Option<Box<Connection>> {
+    let slot = connections.get_mut(slot_of(id))?;
+    slot.take_if(|connection| connection.id() == id)
+}
+
+#[inline]
+fn enqueue(connection: &mut Connection, id: u64, queue: &mut VecDeque<u64>) {
+    if !connection.queued {
+        connection.queued = true;
+        queue.push_back(id);
+    }
+}

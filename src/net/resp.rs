@@ -1,0 +1,202 @@
+//! Serving RESP: replies in order, commands that concern the node behind everything before them.
+
+use std::net::SocketAddr;
+
+use kvorum_protocol::resp::{
+    Action, After, Args, Arguments, Decoded, Decoder, ProtocolError, Session as RespState, Shape,
+    Version, dispatch, encode, execute,
+};
+use kvorum_protocol::{Request, Response};
+
+use super::facts::with_facts;
+use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
+use super::slots::Slots;
+use crate::core::ReadOutcome;
+
+/// The RESP side of a connection.
+#[derive(Debug)]
+pub struct RespSession {
+    slots: Slots<(Version, Shape)>,
+    decoder: Decoder,
+    args: Args,
+    state: RespState,
+    /// Where the client is, and the node's end of the connection.
+    addresses: [String; 2],
+}
+
+impl RespSession {
+    /// A connection that has sent no command yet.
+    pub fn new(peer: SocketAddr, local: Option<SocketAddr>) -> RespSession {
+        let local = local.map_or_else(String::new, |local| local.to_string());
+        RespSession {
+            slots: Slots::new(),
+            decoder: Decoder::default(),
+            args: Args::new(),
+            state: RespState::default(),
+            addresses: [peer.to_string(), local],
+        }
+    }
+
+    /// Whether every command is answered.
+    pub fn is_settled(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// What the client has said of itself.
+    pub fn state(&self) -> &RespState {
+        &self.state
+    }
+
+    /// Where the client is.
+    pub fn peer_address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    /// The node's end of the connection.
+    pub fn local_address(&self) -> &str {
+        &self.addresses[1]
+    }
+
+    /// Serves the commands in `input`, appending replies to `out`.
+    pub fn serve(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_>,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Served {
+        let mut consumed = 0;
+        let mut args = std::mem::take(&mut self.args);
+        let pause = loop {
+            let rest = &input[consumed..];
+            if out.len() > OUTBOX_BYTES_SOFT {
+                break Pause::Output;
+            }
+            if self.slots.len() >= WAITING_MAX {
+                break Pause::Answers;
+            }
+            match self.decoder.decode(rest, &turn.server.limits(), &mut args) {
+                Ok(Decoded::NeedMore { at_least }) => break Pause::NeedMore { at_least },
+                Ok(Decoded::Skip { consumed: length }) => consumed += length,
+                Ok(Decoded::Command { consumed: length }) => {
+                    match self.command(session, turn, args.of(rest), out) {
+                        Ok(()) => consumed += length,
+                        Err(Pause::Close) => {
+                            consumed = input.len();
+                            break Pause::Close;
+                        }
+                        Err(pause) => break pause,
+                    }
+                }
+                Err(ProtocolError::Http) => break Pause::Abort,
+                Err(error) => {
+                    self.slots.reply(out, |out| error.encode(out));
+                    consumed = input.len();
+                    break Pause::Close;
+                }
+            }
+        };
+        self.args = args;
+        Served { consumed, pause }
+    }
+
+    /// Carries out one command, or says why it has to wait.
+    #[inline]
+    fn command(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_>,
+        args: Arguments<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Pause> {
+        let mut lists = std::mem::take(&mut turn.server.lists);
+        let mut reply = std::mem::take(&mut turn.server.reply);
+        reply.clear();
+        let limits = turn.server.limits();
+        let action = dispatch(&self.state, args, &limits, &mut lists, &mut reply);
+        turn.server.requests_total += 1;
+        let done = match action {
+            Action::Request { request, shape } => self.request(session, turn, &request, shape, out),
+            Action::Reply => {
+                self.slots.reply(out, |out| out.extend_from_slice(&reply));
+                Ok(())
+            }
+            Action::Barrier => self.barrier(session, turn, args, out),
+        };
+        turn.server.lists = lists;
+        turn.server.reply = reply;
+        done
+    }
+
+    #[inline]
+    fn request(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_>,
+        request: &Request<'_>,
+        shape: Shape,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Pause> {
+        let version = self.state.version();
+        let tag = self.slots.next_tag();
+        let response = match request {
+            Request::Write(command) => match session.write(turn, tag, command, None, None) {
+                Ok(true) => {
+                    self.slots.push_waiting((version, shape));
+                    return Ok(());
+                }
+                Ok(false) => return Err(Pause::Backlog),
+                Err(refusal) => refusal.response(),
+            },
+            Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
+                Ok(ReadOutcome::Waiting) => {
+                    self.slots.push_waiting((version, shape));
+                    return Ok(());
+                }
+                Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
+                Ok(ReadOutcome::Ready(response)) => response,
+                Err(refusal) => refusal.response(),
+            },
+            _ => unreachable!("RESP has commands of its own for these"),
+        };
+        self.slots.reply(out, |out| encode(out, version, shape, &response));
+        Ok(())
+    }
+
+    fn barrier(
+        &mut self,
+        session: &Session,
+        turn: &mut Turn<'_>,
+        args: Arguments<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Pause> {
+        if !self.slots.is_empty() {
+            return Err(Pause::Answers);
+        }
+        if is_redis_probe(args) {
+            turn.server.redis_probe.note(session.peer.ip(), turn.now.monotonic);
+        }
+        let [peer, local] = &self.addresses;
+        let addresses = [peer.as_str(), local.as_str()];
+        let state = &mut self.state;
+        match with_facts(session, addresses, turn, |facts| execute(state, args, facts, out)) {
+            After::Continue => Ok(()),
+            After::Close => Err(Pause::Close),
+        }
+    }
+
+    /// The answer to a waiting command has come.
+    #[inline]
+    pub fn complete(&mut self, tag: u32, response: &Response<'_>, out: &mut Vec<u8>) {
+        self.slots.complete(tag, out, |(version, shape), out| {
+            encode(out, version, shape, response);
+        });
+    }
+}
+
+/// `CONFIG GET appendonly`: see [`super::server::RedisProbe`].
+fn is_redis_probe(args: Arguments<'_>) -> bool {
+    args.len() == 3
+        && args.get(0).eq_ignore_ascii_case(b"CONFIG")
+        && args.get(2).eq_ignore_ascii_case(b"appendonly")
+}

@@ -1,0 +1,288 @@
+//! From a configuration to a running server, and every way in which that can fail.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::limits::BATCH_BYTES_SOFT;
+use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Quorum, Role};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::listener::Listener;
+use super::reactor::{Fatal, Reactor};
+use super::server::Server;
+use crate::config::{Config, Fsync, LISTEN_DEFAULT};
+use crate::core::{Node, NodeConfig, Recovery, ReplayError};
+use crate::disk::{DiskError, FileDisk};
+use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
+
+/// Descriptors beside those of client connections: log, listener, poll, spare.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Whether log writes bypass the page cache. See `wal/FORMAT.md`.
+const DIRECT_IO: bool = true;
+
+/// Recovery that takes longer says how far it is, this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the server could not start, or had to stop.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The data directory can not be used.
+    Disk(DiskError),
+    /// The log can not be used.
+    Log(WalError),
+    /// Nobody can be served there.
+    Listen {
+        /// The address asked for.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The log belongs to a cluster, which this version does not form.
+    Cluster {
+        /// The data directory.
+        directory: PathBuf,
+        /// How many members it has.
+        members: usize,
+    },
+    /// The operating system refuses something that the loop needs.
+    System {
+        /// What it was needed for.
+        action: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Disk(error) => error.fmt(f),
+            ServeError::Log(error) => error.fmt(f),
+            ServeError::Listen { address, source } => {
+                write!(f, "can not listen on {address}: {source}; choose another with --listen")
+            }
+            ServeError::Cluster { directory, members } => write!(
+                f,
+                "{}: the log belongs to a cluster of {members} members, and this version runs \
+                 single nodes only; start the version that wrote it",
+                directory.display()
+            ),
+            ServeError::System { action, source } => write!(f, "can not {action}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl From<Fatal> for ServeError {
+    fn from(fatal: Fatal) -> ServeError {
+        match fatal {
+            Fatal::Log(error) => ServeError::Log(error),
+            Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
+        }
+    }
+}
+
+/// Runs a node until a signal stops it.
+///
+/// # Errors
+/// One line for a person: what could not be done, where, and what to do.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    // An address that is taken should be known before the log is read.
+    let early = config.listen.as_deref().map(bind).transpose()?;
+    let connections_max = raise_descriptor_limit(config.connections_max);
+    let (writer, recovery) = open_log(&config)?;
+    let members = members(&config, &recovery)?;
+    let own = members.get(config.id).expect("`members` makes sure").clone();
+    let listener = match early {
+        Some(listener) => listener,
+        None => bind(&own.client)?,
+    };
+    let local = listener.local_addr();
+    let local = local.map_err(|source| ServeError::System { action: "learn the port", source })?;
+    // A lone node is where it listens; a member is where the others are told to find it.
+    let address = if own.peer.is_empty() { local.to_string() } else { own.client };
+
+    let (id, fsync) = (config.id, config.fsync);
+    let relaxed = relaxed(&config, members.voters().count());
+    let node_config = NodeConfig {
+        id,
+        members,
+        write_quorum: config.write_quorum,
+        read_quorum: config.read_quorum,
+        quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
+        memory_max: config.memory_bytes_max,
+    };
+    let node = Node::new(node_config, recovery, writer.room());
+    let server = Server::new(config, writer.identity().cluster, address, connections_max);
+    let reactor = Reactor::new(listener, node, writer, fsync, server);
+    let mut reactor =
+        reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
+    reactor.run_until_ready()?;
+    if let Some(relaxed) = relaxed {
+        log::warn!("relaxed guarantees: {relaxed}");
+    }
+    announce(id, &local.to_string());
+    Ok(reactor.run()?)
+}
+
+/// The line that scripts and tests wait for.
+fn announce(id: NodeId, listen: &str) {
+    let mut out = io::stdout().lock();
+    // Whoever started the node without reading its output can do without the line.
+    let _ = writeln!(out, "kvorum ready id={id} listen={listen}").and_then(|()| out.flush());
+}
+
+fn bind(address: &str) -> Result<Listener, ServeError> {
+    Listener::bind(address)
+        .map_err(|source| ServeError::Listen { address: address.to_owned(), source })
+}
+
+/// The members that the log says, or on first boot the configured ones.
+fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeError> {
+    let members = match (recovery.members(), &config.members) {
+        (Some(logged), configured) => {
+            if configured.as_ref().is_some_and(|configured| configured != logged) {
+                log::warn!("--member is not used: the log says who the members are");
+            }
+            logged.clone()
+        }
+        (None, Some(configured)) => configured.clone(),
+        (None, None) => {
+            let client = LISTEN_DEFAULT.to_owned();
+            let peer = String::new();
+            let lone = Member { id: config.id, role: Role::Voter, client, peer };
+            MemberList::new(vec![lone]).expect("one member with a good address")
+        }
+    };
+    let count = members.members().len();
+    if count != 1 || members.get(config.id).is_none() {
+        return Err(ServeError::Cluster { directory: config.data.clone(), members: count });
+    }
+    Ok(members)
+}
+
+/// Which promises the configuration gives up, in words; `None` when it keeps all.
+fn relaxed(config: &Config, voters: usize) -> Option<String> {
+    let mut relaxed = Vec::new();
+    let majority = Quorum::Majority.size(voters);
+    if config.write_quorum.size(voters) < majority {
+        relaxed.push(format!("w={} is below a majority", config.write_quorum));
+    }
+    if config.read_quorum.size(voters) < majority {
+        relaxed.push(format!("r={} is below a majority", config.read_quorum));
+    }
+    if config.fsync != Fsync::Always {
+        relaxed.push(format!("fsync={}: a power cut loses acknowledged writes", config.fsync));
+    }
+    (!relaxed.is_empty()).then(|| relaxed.join(", "))
+}
+
+/// Allows as many descriptors as connections and log need; answers how many connections that is.
+fn raise_descriptor_limit(connections_max: usize) -> usize {
+    let wanted = connections_max as u64 + DESCRIPTORS_RESERVED;
+    let mut limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    if current >= wanted {
+        return connections_max;
+    }
+    let allowed = wanted.min(limit.maximum.unwrap_or(u64::MAX));
+    limit.current = Some(allowed);
+    let reached = setrlimit(Resource::Nofile, limit).map_or(current, |()| allowed);
+    if reached >= wanted {
+        return connections_max;
+    }
+    let served = reached.saturating_sub(DESCRIPTORS_RESERVED).max(1);
+    log::warn!(
+        "--connections-max {connections_max} needs {wanted} file descriptors, the limit is \
+         {reached} (ulimit -n): serving {served} connections at once"
+    );
+    usize::try_from(served).unwrap_or(connections_max)
+}
+
+// The log
+
+fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
+    let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
+    let wal_config = WalConfig {
+        batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
+        ..WalConfig::new(Identity::random(config.id, None))
+    };
+    let mut replay = Replay::new();
+    let (writer, recovered) =
+        wal::open(Arc::new(disk), wal_config, &mut replay).map_err(ServeError::Log)?;
+    if let Some(cut) = &recovered.cut {
+        log::warn!(
+            "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
+             was behind it",
+            cut.path.display(),
+            cut.offset,
+            cut.fault
+        );
+    }
+    replay.finish();
+    Ok((writer, replay.recovery))
+}
+
+/// Feeds the core with the log, and says how far it is when that takes long.
+struct Replay {
+    recovery: Recovery,
+    start: Instant,
+    told: Instant,
+    was_told: bool,
+}
+
+impl Replay {
+    fn new() -> Replay {
+        let now = Instant::now();
+        let recovery = Recovery::new(rand::random());
+        Replay { recovery, start: now, told: now, was_told: false }
+    }
+
+    fn finish(&self) {
+        if self.was_told {
+            log::info!(
+                "the log is read: {} keys at index {} in {:.1} s",
+                self.recovery.keys(),
+                self.recovery.last_index(),
+                self.start.elapsed().as_secs_f64()
+            );
+        }
+    }
+}
+
+impl RecoverySink for Replay {
+    fn record(
+        &mut self,
+        lsn: Lsn,
+        _commit: LogIndex,
+        record: &RecordView<'_>,
+    ) -> Result<(), ReplayError> {
+        match record {
+            RecordView::Batch { header, bytes } => self.recovery.batch(lsn, header, bytes),
+            RecordView::TermVote { term, voted_for } => {
+                self.recovery.term_vote(lsn, *term, *voted_for);
+                Ok(())
+            }
+            RecordView::Truncate { .. } => Err(ReplayError::Truncation),
+            RecordView::Mark => Ok(()),
+        }
+    }
+
+    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
+        if self.told.elapsed() < PROGRESS_INTERVAL {
+            return;
+        }
+        (self.told, self.was_told) = (Instant::now(), true);
+        log::info!(
+            "reading the log: {} of {} MiB, {} keys",
+            done_bytes >> 20,
+            total_bytes >> 20,
+            self.recovery.keys()
+        );
+    }
+}

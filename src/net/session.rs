@@ -1,0 +1,210 @@
+//! What every protocol shares while it serves one connection.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kvorum_protocol::{Command, LogIndex, Quorum, Read, Response};
+
+use super::reactor::Connections;
+use super::server::Server;
+use crate::core::store::KeyHash;
+use crate::core::{
+    Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, WriteOutcome,
+};
+
+/// A connection whose unsent replies hold more than this is not served until it reads.
+pub const OUTBOX_BYTES_SOFT: usize = 1 << 20;
+
+/// A connection waits with further requests when this many have no answer yet.
+pub const WAITING_MAX: usize = 16_384;
+
+/// Why serving a connection stopped before its input was used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// The rest is the start of a request, which has at least so many bytes in all.
+    NeedMore {
+        /// Bytes, counted from the request's start.
+        at_least: usize,
+    },
+    /// Its client does not read its replies.
+    Output,
+    /// The core has too much waiting to take this request now.
+    Backlog,
+    /// The next request has to see everything before it answered, or too many wait.
+    Answers,
+    /// The stream has ended: answer what is owed, then close.
+    Close,
+    /// Close now, without another word.
+    Abort,
+}
+
+/// What came of serving.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// Bytes of input that are done with.
+    pub consumed: usize,
+    /// Why it stopped.
+    pub pause: Pause,
+}
+
+/// What the node and the server lend to a connection while they serve it.
+pub struct Turn<'a> {
+    /// The clocks of this turn.
+    pub now: &'a Now,
+    /// The core.
+    pub node: &'a mut Node,
+    /// Settings and counters.
+    pub server: &'a mut Server,
+    /// The other connections.
+    pub clients: &'a Connections,
+    /// Room for answers and lists that are put together; no meaning from call to call.
+    pub scratch: &'a mut Vec<u8>,
+}
+
+/// The state of a connection that all protocols have.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection's name: a generation and a slot, never reused.
+    pub id: u64,
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// When it came.
+    pub since: Instant,
+    /// When its input was last served.
+    pub served_at: Instant,
+    /// Its last write: what its reads wait for.
+    pub last_write: LogIndex,
+    /// W, where the connection has set it.
+    pub write_quorum: Option<Quorum>,
+    /// R, where the connection has set it.
+    pub read_quorum: Option<Quorum>,
+}
+
+impl Session {
+    /// A connection that has done nothing yet.
+    pub fn new(id: u64, number: u64, peer: SocketAddr, now: Instant) -> Session {
+        Session {
+            id,
+            number,
+            peer,
+            since: now,
+            served_at: now,
+            last_write: LogIndex(0),
+            write_quorum: None,
+            read_quorum: None,
+        }
+    }
+
+    /// Admits a write, whose answer comes under `tag`; false when it has to be tried again later.
+    ///
+    /// # Errors
+    /// A refusal: not applied.
+    #[inline]
+    pub fn write(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tag: u32,
+        command: &Command<'_>,
+        level: Option<Quorum>,
+        timeout: Option<Duration>,
+    ) -> Result<bool, Refusal> {
+        let options = Options { quorum: level.or(self.write_quorum), timeout };
+        let to = ReplyTo { connection: self.id, tag };
+        match turn.node.write(turn.now, to, command, &options) {
+            WriteOutcome::Waiting(index) => {
+                self.last_write = index;
+                Ok(true)
+            }
+            WriteOutcome::Later => Ok(false),
+            WriteOutcome::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// Answers a read, or lets it wait under `tag`.
+    ///
+    /// # Errors
+    /// A refusal.
+    #[inline]
+    pub fn read<'t>(
+        &self,
+        turn: &'t mut Turn<'_>,
+        tag: u32,
+        read: &Read<'_>,
+        terms: &ReadTerms,
+    ) -> Result<ReadOutcome<'t>, Refusal> {
+        let asker = Asker {
+            to: ReplyTo { connection: self.id, tag },
+            after: self.last_write.max(terms.min_version),
+            hash: terms.hash,
+            options: Options { quorum: terms.level.or(self.read_quorum), timeout: terms.timeout },
+        };
+        turn.node.read(turn.now, &asker, read, turn.scratch)
+    }
+
+    /// Sets W and R of this connection.
+    pub fn set_quorum(
+        &mut self,
+        turn: &Turn<'_>,
+        write: Option<Quorum>,
+        read: Option<Quorum>,
+    ) -> Response<'static> {
+        if let Err(refusal) = turn.node.check_quorum(write).and(turn.node.check_quorum(read)) {
+            return refusal.response();
+        }
+        self.write_quorum = write.or(self.write_quorum);
+        self.read_quorum = read.or(self.read_quorum);
+        Response::Ok
+    }
+}
+
+/// What a single read may say of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadTerms {
+    /// R.
+    pub level: Option<Quorum>,
+    /// How long it may wait.
+    pub timeout: Option<Duration>,
+    /// The state must have applied this.
+    pub min_version: LogIndex,
+    /// The hash of its key, if that is known already.
+    pub hash: Option<KeyHash>,
+}
+
+/// The client address of the leader, as far as this node knows it.
+pub fn leader_address<'t>(turn: &'t Turn<'_>) -> Option<&'t str> {
+    turn.node.status().leader.map(|_| turn.server.address.as_str())
+}
+
+/// Fills `scratch` with the pairs of a STATUS line.
+pub fn write_status(turn: &mut Turn<'_>) {
+    use std::fmt::Write;
+
+    let status = turn.node.status();
+    let config = turn.node.config();
+    let leader = status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+    let voters: Vec<String> = turn.node.voters().iter().map(ToString::to_string).collect();
+    let mut line = String::with_capacity(256);
+    write!(
+        line,
+        "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
+         voters={} learners= w={} r={} fsync={} memory_bytes={}",
+        config.id,
+        status.role.word(),
+        status.term,
+        status.committed,
+        status.applied,
+        status.last,
+        status.durable,
+        status.keys,
+        voters.join(","),
+        config.write_quorum,
+        config.read_quorum,
+        turn.server.config.fsync,
+        status.memory_bytes,
+    )
+    .expect("a String takes everything");
+    turn.scratch.clear();
+    turn.scratch.extend_from_slice(line.as_bytes());
+}

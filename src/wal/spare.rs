@@ -1,0 +1,291 @@
+//! The segment after the next roll, made ahead of time: filled with zeros, or recycled from a
+//! segment that is no longer needed, and already under its final name. So a roll costs two syncs
+//! of one block, and a full disk is known a whole segment early.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::layout::{SEGMENT_HEADER_BYTES, segment_name};
+use crate::disk::{AlignedBuffer, Disk, DiskFile};
+
+/// Where a segment is made before it gets its name.
+pub(super) const SPARE_TMP_NAME: &str = "spare.tmp";
+
+/// How long to wait after a failure, most likely a full disk, before the next attempt.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon to look again for a segment that is being made.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A segment that waits for its first record. Its header block is zero.
+pub(super) struct Spare {
+    pub sequence: u64,
+    pub bytes: u64,
+    pub file: Box<dyn DiskFile>,
+}
+
+/// A segment that is no longer needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Released {
+    pub sequence: u64,
+    pub bytes: u64,
+}
+
+enum Job {
+    Prepare { sequence: u64, bytes: u64, recycle: Option<Released> },
+    Remove(Released),
+}
+
+type Outcome = (Job, io::Result<Option<Spare>>);
+
+/// Makes spares, in the background or on the spot, one job at a time.
+pub(super) struct Spares {
+    disk: Arc<dyn Disk>,
+    worker: Option<Worker>,
+    job_in_flight: bool,
+    ready: Option<Spare>,
+    /// Oldest first, and handled in this order: after a crash the segments that are left must
+    /// have no gap.
+    released: VecDeque<Released>,
+    failed_at: Option<Instant>,
+}
+
+struct Worker {
+    /// `None` only while it is being dropped.
+    jobs: Option<Sender<Job>>,
+    outcomes: Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spares {
+    pub fn new(disk: Arc<dyn Disk>, ready: Option<Spare>, in_background: bool) -> Spares {
+        let worker = if in_background { Worker::spawn(Arc::clone(&disk)) } else { None };
+        let released = VecDeque::new();
+        Spares { disk, worker, job_in_flight: false, ready, released, failed_at: None }
+    }
+
+    /// The spare, if there is one.
+    pub fn ready(&self) -> Option<&Spare> {
+        self.ready.as_ref()
+    }
+
+    /// Whether the last attempt failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed_at.is_some()
+    }
+
+    /// This segment is no longer needed. Segments come in order.
+    pub fn release(&mut self, released: Released) {
+        self.released.push_back(released);
+    }
+
+    /// Collects what is done and starts what is due; `sequence` and `bytes` are those of the next
+    /// segment. Returns when to call again, at the latest.
+    pub fn tend(&mut self, now: Instant, sequence: u64, bytes: u64) -> Option<Instant> {
+        self.collect(now);
+        loop {
+            if self.job_in_flight {
+                return Some(now + POLL_INTERVAL);
+            }
+            if let Some(failed_at) = self.failed_at {
+                let retry_at = failed_at + RETRY_INTERVAL;
+                if now < retry_at {
+                    return Some(retry_at);
+                }
+            }
+            let job = self.next_job(sequence, bytes)?;
+            self.start(job);
+            self.collect(now);
+        }
+    }
+
+    fn next_job(&mut self, sequence: u64, bytes: u64) -> Option<Job> {
+        let wants_spare = self.ready.is_none();
+        match self.released.front() {
+            Some(oldest) if wants_spare && oldest.bytes >= bytes => {
+                let bytes = oldest.bytes;
+                Some(Job::Prepare { sequence, bytes, recycle: self.released.pop_front() })
+            }
+            // One is kept for the next time, if it is long enough.
+            Some(oldest) if self.released.len() > 1 || oldest.bytes < bytes => {
+                self.released.pop_front().map(Job::Remove)
+            }
+            _ if wants_spare => Some(Job::Prepare { sequence, bytes, recycle: None }),
+            _ => None,
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        self.job_in_flight = true;
+        if let Some(worker) = &self.worker {
+            worker.start(job);
+        } else {
+            let outcome = execute(&*self.disk, &job);
+            // Waiting between attempts is for the background; on the spot it is the caller's.
+            self.finish((job, outcome), Instant::now());
+        }
+    }
+
+    fn collect(&mut self, now: Instant) {
+        if !self.job_in_flight {
+            return;
+        }
+        let Some(worker) = &self.worker else { return };
+        match worker.outcomes.try_recv() {
+            Ok(outcome) => self.finish(outcome, now),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => panic!("the thread that prepares segments died"),
+        }
+    }
+
+    fn finish(&mut self, (job, outcome): Outcome, now: Instant) {
+        self.job_in_flight = false;
+        match outcome {
+            Ok(spare) => {
+                if spare.is_some() {
+                    self.ready = spare;
+                }
+                self.failed_at = None;
+            }
+            Err(error) => {
+                if self.failed_at.is_none() {
+                    let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) =
+                        &job;
+                    let path = self.disk.path(&segment_name(*sequence));
+                    log::warn!("can not prepare {}: {error}; trying again", path.display());
+                }
+                self.failed_at = Some(now);
+                // Back in its place, so that the order stays.
+                if let Job::Prepare { recycle: Some(released), .. } | Job::Remove(released) = job {
+                    self.released.push_front(released);
+                }
+            }
+        }
+    }
+
+    /// The spare, with at least `bytes`: waits for it, or makes it on the spot.
+    pub fn take(&mut self, sequence: u64, bytes: u64) -> io::Result<Spare> {
+        while self.job_in_flight {
+            let worker = self.worker.as_ref().expect("only a worker leaves a job in flight");
+            let outcome =
+                worker.outcomes.recv().expect("the thread that prepares segments runs on");
+            self.finish(outcome, Instant::now());
+        }
+        if let Some(spare) = self.ready.take_if(|spare| spare.bytes >= bytes) {
+            return Ok(spare);
+        }
+        // Too short, or none: a new one takes the place of what stands under its name.
+        self.ready = None;
+        let made = prepare(&*self.disk, sequence, bytes, None);
+        self.failed_at = made.as_ref().err().map(|_| Instant::now());
+        made
+    }
+}
+
+impl Worker {
+    /// `None` when no thread can be had: the work is then done on the spot.
+    fn spawn(disk: Arc<dyn Disk>) -> Option<Worker> {
+        let (jobs, waiting) = channel::<Job>();
+        let (done, outcomes) = channel();
+        let work = move || {
+            for job in waiting {
+                let outcome = execute(&*disk, &job);
+                if done.send((job, outcome)).is_err() {
+                    break;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kvorum-segments".into()).spawn(work);
+        let thread = thread.ok()?;
+        Some(Worker { jobs: Some(jobs), outcomes, thread: Some(thread) })
+    }
+
+    fn start(&self, job: Job) {
+        let jobs = self.jobs.as_ref().expect("the worker is not being dropped");
+        jobs.send(job).expect("the thread that prepares segments runs on");
+    }
+}
+
+impl Drop for Worker {
+    /// Waits for the job in flight: the directory's lock is given back when all its users are
+    /// gone.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn execute(disk: &dyn Disk, job: &Job) -> io::Result<Option<Spare>> {
+    match job {
+        Job::Prepare { sequence, bytes, recycle } => {
+            prepare(disk, *sequence, *bytes, *recycle).map(Some)
+        }
+        Job::Remove(released) => {
+            match disk.remove(&segment_name(released.sequence)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // Each removal by itself, so that a crash can not leave a gap.
+            disk.sync_dir()?;
+            Ok(None)
+        }
+    }
+}
+
+/// Makes a segment whose header block is zero, durably, under the name for `sequence`.
+pub(super) fn prepare(
+    disk: &dyn Disk,
+    sequence: u64,
+    bytes: u64,
+    recycle: Option<Released>,
+) -> io::Result<Spare> {
+    let made = make(disk, sequence, bytes, recycle);
+    if made.is_err() {
+        // Half a segment would take the space that is missing; recovery removes it too.
+        let _ = disk.remove(SPARE_TMP_NAME);
+    }
+    made
+}
+
+fn make(
+    disk: &dyn Disk,
+    sequence: u64,
+    bytes: u64,
+    recycle: Option<Released>,
+) -> io::Result<Spare> {
+    let recycled = match recycle {
+        Some(released) => reopen(disk, released)?,
+        None => None,
+    };
+    let file = match recycled {
+        Some(file) => file,
+        None => disk.create_zeroed(SPARE_TMP_NAME, bytes)?,
+    };
+    file.sync()?;
+    disk.rename(SPARE_TMP_NAME, &segment_name(sequence))?;
+    disk.sync_dir()?;
+    Ok(Spare { sequence, bytes, file })
+}
+
+/// Takes the name and the header from a segment. Its records stay, and are none in the next
+/// segment: they name the old one. `None` when an earlier attempt got past its name.
+fn reopen(disk: &dyn Disk, released: Released) -> io::Result<Option<Box<dyn DiskFile>>> {
+    match disk.rename(&segment_name(released.sequence), SPARE_TMP_NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    }
+    // Before the header goes, or a crash could leave a segment of the log without one.
+    disk.sync_dir()?;
+    let file = disk.open(SPARE_TMP_NAME)?;
+    let mut zeros = AlignedBuffer::new();
+    zeros.extend_zeros(SEGMENT_HEADER_BYTES);
+    file.write_at(0, zeros.as_slice())?;
+    Ok(Some(file))
+}

@@ -1,0 +1,183 @@
+//! What the records of a log add up to: term, vote, and where the replicated log ends.
+
+use std::fmt;
+
+use kvorum_protocol::{BatchHeader, LogIndex, NodeId, Term};
+
+use crate::core::log::LogEnd;
+
+/// The persistent state of a Raft server (Raft paper, figure 2), the entries reduced to their end.
+/// The writer follows what it is given and the reader what it finds, by the same rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The current term.
+    pub term: Term,
+    /// Who got this node's vote in that term.
+    pub voted_for: Option<NodeId>,
+    /// The last batch of the replicated log.
+    pub end: LogEnd,
+}
+
+/// A record that can not come next, though its checksums are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discontinuity {
+    /// The batch does not start right behind the last entry, or names another batch before it.
+    Batch {
+        /// The index that comes next.
+        expected: LogIndex,
+        /// The index of the batch.
+        found: LogIndex,
+    },
+    /// The batch is older than the one before it, or of a term that was never entered.
+    BatchTerm(Term),
+    /// Log time goes back.
+    LogTime,
+    /// The term goes back, or a vote changes within its term.
+    Vote {
+        /// The current term.
+        term: Term,
+        /// The term of the record.
+        found: Term,
+    },
+    /// The truncation does not shorten the log, or would cut committed entries.
+    Truncation {
+        /// Where it would end the log.
+        to: LogIndex,
+    },
+}
+
+impl fmt::Display for Discontinuity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Discontinuity::Batch { expected, found } if expected == found => {
+                write!(f, "the batch at index {found} names another batch as the one before it")
+            }
+            Discontinuity::Batch { expected, found } => {
+                write!(f, "a batch starts at index {found} where {expected} comes next")
+            }
+            Discontinuity::BatchTerm(term) => {
+                write!(f, "a batch of term {term} can not come here")
+            }
+            Discontinuity::LogTime => f.write_str("log time goes back"),
+            Discontinuity::Vote { term, found } => {
+                write!(f, "a vote of term {found} can not follow the one of term {term}")
+            }
+            Discontinuity::Truncation { to } => {
+                write!(f, "a truncation to index {to} can not come here")
+            }
+        }
+    }
+}
+
+impl LogState {
+    /// A batch comes next.
+    ///
+    /// # Errors
+    /// When it can not; the state is then unchanged.
+    #[inline]
+    pub fn batch(&mut self, header: &BatchHeader) -> Result<(), Discontinuity> {
+        let (expected, found) = (self.end.index.next(), header.first_index);
+        if found != expected || header.prev_crc != self.end.crc {
+            return Err(Discontinuity::Batch { expected, found });
+        }
+        if header.term < self.end.term || header.term > self.term {
+            return Err(Discontinuity::BatchTerm(header.term));
+        }
+        if header.log_time < self.end.time {
+            return Err(Discontinuity::LogTime);
+        }
+        self.end = LogEnd {
+            index: header.last_index(),
+            term: header.term,
+            crc: header.crc,
+            time: header.log_time,
+        };
+        Ok(())
+    }
+
+    /// A term and vote come next.
+    ///
+    /// # Errors
+    /// When the term goes back, or the vote changes within its term.
+    pub fn term_vote(
+        &mut self,
+        term: Term,
+        voted_for: Option<NodeId>,
+    ) -> Result<(), Discontinuity> {
+        let changes_vote = self.voted_for.is_some() && voted_for != self.voted_for;
+        if term < self.term || (term == self.term && changes_vote) {
+            return Err(Discontinuity::Vote { term: self.term, found: term });
+        }
+        (self.term, self.voted_for) = (term, voted_for);
+        Ok(())
+    }
+
+    /// The replicated log is cut back to `end`.
+    ///
+    /// # Errors
+    /// When it would grow, or lose entries up to `commit`.
+    pub fn truncate(&mut self, end: LogEnd, commit: LogIndex) -> Result<(), Discontinuity> {
+        if end.index >= self.end.index || end.index < commit || end.term > self.end.term {
+            return Err(Discontinuity::Truncation { to: end.index });
+        }
+        self.end = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_protocol::LogTimeMs;
+
+    fn batch(first: u64, term: u64, time: u64, prev_crc: u32) -> BatchHeader {
+        BatchHeader {
+            crc: u32::try_from(first).unwrap() + 100,
+            count: 2,
+            first_index: LogIndex(first),
+            term: Term(term),
+            log_time: LogTimeMs(time),
+            prev_crc,
+        }
+    }
+
+    #[test]
+    fn batches_follow_without_gaps_and_nothing_goes_back() {
+        let mut state = LogState::default();
+        assert_eq!(state.batch(&batch(1, 1, 5, 0)), Err(Discontinuity::BatchTerm(Term(1))));
+        state.term_vote(Term(2), None).unwrap();
+        state.batch(&batch(1, 2, 5, 0)).unwrap();
+        assert_eq!(state.end.index, LogIndex(2));
+        let gap = Discontinuity::Batch { expected: LogIndex(3), found: LogIndex(4) };
+        assert_eq!(state.batch(&batch(4, 2, 5, 101)), Err(gap));
+        let chain = Discontinuity::Batch { expected: LogIndex(3), found: LogIndex(3) };
+        assert_eq!(state.batch(&batch(3, 2, 5, 7)), Err(chain));
+        assert_eq!(state.batch(&batch(3, 1, 5, 101)), Err(Discontinuity::BatchTerm(Term(1))));
+        assert_eq!(state.batch(&batch(3, 2, 4, 101)), Err(Discontinuity::LogTime));
+        state.batch(&batch(3, 2, 5, 101)).unwrap();
+    }
+
+    #[test]
+    fn one_vote_a_term() {
+        let mut state = LogState::default();
+        state.term_vote(Term(2), None).unwrap();
+        state.term_vote(Term(2), Some(NodeId(1))).unwrap();
+        state.term_vote(Term(2), Some(NodeId(1))).unwrap();
+        assert!(state.term_vote(Term(2), Some(NodeId(3))).is_err());
+        assert!(state.term_vote(Term(2), None).is_err());
+        assert!(state.term_vote(Term(1), Some(NodeId(1))).is_err());
+        state.term_vote(Term(3), Some(NodeId(3))).unwrap();
+    }
+
+    #[test]
+    fn a_truncation_shortens_and_spares_what_is_committed() {
+        let mut state = LogState { term: Term(2), ..LogState::default() };
+        state.batch(&batch(1, 1, 5, 0)).unwrap();
+        let first = state.end;
+        state.batch(&batch(3, 1, 5, 101)).unwrap();
+        assert!(state.truncate(state.end, LogIndex(0)).is_err());
+        assert!(state.truncate(first, LogIndex(3)).is_err());
+        state.truncate(first, LogIndex(2)).unwrap();
+        state.batch(&batch(3, 2, 9, 101)).unwrap();
+    }
+}
