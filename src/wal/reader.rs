@@ -374,7 +374,7 @@ mod tests {
     use crate::core::log::LogEnd;
     use crate::core::{Recovery, ReplayError};
     use crate::disk::{BLOCK_BYTES, FileDisk};
-    use crate::wal::layout::RecordHeader;
+    use crate::wal::layout::{FLAG_END_OF_GROUP, RecordHeader};
     use crate::wal::record::KIND_MARK;
     use crate::wal::{Identity, RecoverySink, WalConfig, open};
 
@@ -441,7 +441,7 @@ mod tests {
                     body_bytes: 0,
                     body_crc: 0,
                     kind: KIND_MARK,
-                    ends_group: true,
+                    flags: FLAG_END_OF_GROUP,
                     incarnation: header_of(segment).identity.incarnation,
                     segment: 1,
                     lsn: Lsn(0),
