@@ -148,11 +148,11 @@ mod tests {
         let stat = "7 (a) b (c) S 1 1 1 0 -1 4194560 100 0 0 0 12 34 0 0 20 0 1 0 5 6 7";
         assert_eq!(stat_ticks(stat), Some(46));
         let table = concat!(
-            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt uid ...\n",
-            "   0: 0100007F:18EB 00000000:0000 01 00000000:00000000 00:00000000 00000000 0 0 11\n",
-            "   1: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 22\n",
+            "  sl  local_address rem_address   st tx_queue rx_queue ...\n",
+            "   0: 0100007F:18EB 00000000:0000 01 0:0 00:0 0 0 0 111 1\n",
+            "   1: 0100007F:18EB 00000000:0000 0A 0:0 00:0 0 0 0 222 1\n",
         );
-        assert_eq!(listening_inode(table, 6379), Some(22));
+        assert_eq!(listening_inode(table, 6379), Some(222));
         assert_eq!(listening_inode(table, 80), None);
     }
 }

@@ -145,6 +145,8 @@ pub enum Fault {
 pub enum Oddity {
     /// Its kind is not known.
     Kind(u8),
+    /// It has a flag without a meaning.
+    Flags(u8),
     /// Its body is not what its kind asks for.
     Body(DecodeError),
     /// It does not follow from the records before.
@@ -262,6 +264,7 @@ impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Oddity::Kind(kind) => write!(f, "record kind {kind} is not known"),
+            Oddity::Flags(flags) => write!(f, "record flags {flags:#04x} are not known"),
             Oddity::Body(error) => error.fmt(f),
             Oddity::Order(error) => error.fmt(f),
             Oddity::Replay(error) => error.fmt(f),

@@ -11,8 +11,8 @@ use super::WalConfig;
 use super::error::WalError;
 use super::identity::Identity;
 use super::layout::{
-    RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
-    segment_name,
+    FLAG_END_OF_GROUP, RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentHeader, segment_name,
 };
 use super::record::{KIND_MARK, encode_body};
 use super::scan::Position;
@@ -347,7 +347,7 @@ impl Writer {
                 body_bytes: record.body_bytes,
                 body_crc: record.body_crc,
                 kind: record.kind,
-                ends_group: number + 1 == count,
+                flags: if number + 1 == count { FLAG_END_OF_GROUP } else { 0 },
                 incarnation: self.identity.incarnation,
                 segment: self.active.sequence,
                 lsn: record.lsn,

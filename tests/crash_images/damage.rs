@@ -123,6 +123,21 @@ fn damage_names_the_file_the_offset_and_the_entry() {
 }
 
 #[test]
+fn a_damaged_mark_does_not_take_the_group_behind_it_along() {
+    let (disk, mut journal) = small_log();
+    let mut log = Running::open_with(&disk, &mut journal, small()).unwrap();
+    log.batch(&mut journal, 10);
+    log.sync(&mut journal).unwrap();
+    drop(log);
+    let mut bytes = disk.contents(&segment(2));
+    let is_mark = |block: &[u8]| block[..4] == *b"KVR1" && block[20] == 4;
+    let mark = bytes.chunks(BLOCK_BYTES).rposition(is_mark).expect("recovery has set one");
+    bytes[mark * BLOCK_BYTES + 40] ^= 1;
+    disk.tamper(&segment(2), bytes);
+    assert!(matches!(refusal(&disk), WalError::Corrupt { fault: Fault::HeaderChecksum, .. }));
+}
+
+#[test]
 fn a_block_of_zeros_in_the_middle_is_damage() {
     let (disk, _) = small_log();
     for block in 1..4 {

@@ -78,3 +78,19 @@ fn an_operation_that_fails_stops_the_log_or_is_tried_again_and_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn a_sync_covers_what_was_written_and_not_what_is_staged() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    log.vote(&mut journal);
+    let written = log.writer.write().unwrap();
+    log.batch(&mut journal, 10);
+    assert_eq!(log.writer.durable().0, 0, "not synced yet");
+    assert_eq!(log.writer.sync().unwrap(), written);
+    journal.durable = log.writer.durable();
+    assert!(log.writer.staged() > journal.durable);
+    drop(log);
+    check_recovers(&disk.after_power_cut(Loss::All, 0), &journal, |disk| disk.clone());
+}

@@ -95,9 +95,11 @@ impl File {
         self.pending.push((offset, bytes.to_vec()));
     }
 
+    /// Only what is pending: after a failed sync, `live` holds bytes that no later sync will write.
     fn sync(&mut self) {
-        self.durable = self.live.clone();
-        self.pending.clear();
+        for (offset, bytes) in self.pending.drain(..) {
+            put(&mut self.durable, offset, &bytes);
+        }
     }
 }
 
