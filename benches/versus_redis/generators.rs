@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvorum::bench::cpu::CpuTimes;
 use serde_json::Value;
@@ -172,26 +172,17 @@ fn run(mut command: Command, server_pid: u32) -> Result<Finished, Box<dyn Error>
     let start = Instant::now();
     let child = command.spawn().map_err(|error| cannot_run(&command, &error))?;
     let mut process = Process(child);
-    let mut generator = CpuTimes::default();
-    let status = loop {
-        // The times of a process are gone with it: the last look before its end has to do.
-        let times = CpuTimes::read(&[process.0.id()]);
-        if times.since(&CpuTimes::default()).is_some_and(|used| used.total_ns > 0) {
-            generator = times;
-        }
-        if let Some(status) = process.0.try_wait()? {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let elapsed_s = start.elapsed().as_secs_f64();
     let mut output = String::new();
     process.0.stdout.take().expect("it is piped").read_to_string(&mut output)?;
+    let elapsed_s = start.elapsed().as_secs_f64();
+    // The end of its output is the end of the process; its times stay until it is waited for.
+    let generator = CpuTimes::read(&[process.0.id()]).since(&CpuTimes::default());
+    let status = process.0.wait()?;
     if !status.success() {
         return Err(format!("'{}' ended: {status}", command_line(&command)).into());
     }
     let server = CpuTimes::read(&[server_pid]).since(&server_before).unwrap_or_default();
-    let generator = generator.since(&CpuTimes::default()).unwrap_or_default();
+    let generator = generator.unwrap_or_default();
     let busy_s = machine_busy_s() - busy_before_s;
     let ours_s = (server.total_ns + generator.total_ns) as f64 / 1e9;
     let others = ((busy_s - ours_s) / elapsed_s).max(0.0);

@@ -9,11 +9,12 @@ use kvorum_protocol::{LogIndex, Lsn};
 
 use super::error::{Fault, Oddity, WalError};
 use super::identity::{self, IDENTITY_NAME, IDENTITY_TMP_NAME, Identity};
-use super::layout::{FileName, HeaderBlock, SegmentHeader, segment_name};
+use super::layout::{
+    FileName, HeaderBlock, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name,
+};
 use super::record::RecordView;
 use super::scan::{FoundRecord, Next, NotUnderstood, Position, SegmentScan, Stop};
 use super::spare::SPARE_TMP_NAME;
-use super::state::LogState;
 use super::writer::Sealed;
 use crate::core::ReplayError;
 use crate::disk::{Contents, Disk};
@@ -145,7 +146,7 @@ pub(super) fn read_segments(
         let (send, segments) = sync_channel(1);
         scope.spawn(move || {
             for sequence in sequences {
-                if send.send((*sequence, disk.read(&segment_name(*sequence)))).is_err() {
+                if send.send((*sequence, read(disk, *sequence))).is_err() {
                     return;
                 }
             }
@@ -165,6 +166,15 @@ pub(super) fn read_segments(
             Err(WalError::Missing { path: disk.path(&segment_name(first)) })
         }
     }
+}
+
+fn read(disk: &dyn Disk, sequence: u64) -> io::Result<Contents> {
+    let contents = disk.read(&segment_name(sequence))?;
+    // A spare is not looked at beyond its first record.
+    if SegmentHeader::decode(&contents) != HeaderBlock::Unused {
+        contents.read_ahead()?;
+    }
+    Ok(contents)
 }
 
 struct Reader<'a> {
@@ -208,18 +218,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A prepared segment: nothing may follow it, and its first record must not be there either.
+    /// A prepared segment: nothing may follow it, and its first record must not be there: when
+    /// that was written, the header was durable.
     fn unused(&mut self, sequence: u64, contents: &Contents) -> Result<(), WalError> {
-        let would_be = SegmentHeader {
-            identity: *self.identity,
-            sequence,
-            segment_bytes: contents.len() as u64,
-            first_lsn: Lsn(0),
-            prev: 0,
-            commit: LogIndex(0),
-            state: LogState::default(),
-        };
-        let has_records = SegmentScan::new(contents, &would_be).torn_blocks().next().is_some();
+        let first = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+        let has_records = RecordHeader::claims(first, self.identity.incarnation, sequence);
         let Some(log) = self.log.as_mut().filter(|_| !has_records) else {
             return Err(self.corrupt(sequence, 0, Fault::SegmentHeader));
         };
