@@ -159,8 +159,9 @@ impl Machine {
         format!("durable lsn={}\n", self.durable)
     }
 
-    pub fn room(&mut self, bytes: u64, is_short_of_space: bool) {
-        self.node.set_log_room(self.written(), bytes, is_short_of_space);
+    pub fn room(&mut self, bytes: u64, behind: Option<Lsn>, is_short_of_space: bool) {
+        let behind = behind.unwrap_or_else(|| self.written());
+        self.node.set_log_room(behind, bytes, is_short_of_space);
     }
 
     fn written(&self) -> Lsn {

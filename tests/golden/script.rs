@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use kvorum::core::Options;
-use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, Op, PairList, Quorum, Read};
+use kvorum_protocol::{
+    Command, KeyList, Limits, LogIndex, Lsn, Op, PairList, Quorum, Read, SessionSequence,
+};
 
 use super::machine::{Machine, Setup};
 use super::words::Text;
@@ -36,8 +38,11 @@ pub enum Step {
         value: Text,
         #[arg(key)]
         w: Option<Quorum>,
+        /// Milliseconds.
         #[arg(key)]
         timeout: Option<u64>,
+        #[arg(key)]
+        session: Option<u64>,
     },
     SetMany {
         client: Client,
@@ -74,8 +79,15 @@ pub enum Step {
     Tick(u64),
     /// The wall clock is set.
     Wall(u64),
-    /// The log has room for so many bytes behind what it was given; `short`: and may not get more.
-    Room(u64, Option<String>),
+    /// The log has room for so many bytes behind the record at `behind`, or behind all that it was
+    /// given; `short`: and may not get more.
+    Room {
+        bytes: u64,
+        #[arg(key)]
+        behind: Option<u64>,
+        #[arg(key, optional)]
+        short: bool,
+    },
     /// The log is durable up to this position, or as far as it was given.
     Durable(Option<u64>),
     Poll,
@@ -136,8 +148,8 @@ impl goldenscript::Runner for Script {
                 machine.set_wall(*ms);
                 String::new()
             }
-            Step::Room(bytes, short) => {
-                machine.room(*bytes, short.is_some());
+            Step::Room { bytes, behind, short } => {
+                machine.room(*bytes, behind.map(Lsn), *short);
                 String::new()
             }
             Step::Durable(upto) => machine.durable(upto.map(Lsn)),
@@ -158,9 +170,10 @@ fn ask(machine: &mut Machine, request: &Step) -> Result<String, Box<dyn Error>> 
     let scratch = &mut Vec::new();
     let terms = Options::default();
     Ok(match request {
-        Step::Set { client, key, value, w, timeout } => {
+        Step::Set { client, key, value, w, timeout, session } => {
             let op = Op::Set { key: &key.0, value: &value.0 };
-            machine.write(client.0, &Command::new(op), &options(*w, *timeout))
+            let session = session.map(|session| SessionSequence { session, sequence: 1 });
+            machine.write(client.0, &Command { session, op }, &options(*w, *timeout))
         }
         Step::SetMany { client, pairs } => {
             let pairs = pairs.iter().map(|(key, value)| (key.as_bytes(), value.0.as_slice()));
