@@ -22,7 +22,7 @@ use kvorum_protocol::{
 };
 use proptest::prelude::*;
 
-const CONNECTIONS: u64 = 3;
+const CONNECTIONS: usize = 3;
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"longer key", b""];
 
 /// A value this long makes `poll` speak in portions when it is read a few times.
@@ -31,32 +31,32 @@ const HUGE_BYTES: usize = 1500 << 10;
 #[derive(Clone, Debug)]
 enum Step {
     Set {
-        connection: u64,
+        connection: usize,
         key: usize,
         bytes: usize,
     },
     SetMany {
-        connection: u64,
+        connection: usize,
         keys: Vec<usize>,
     },
     Delete {
-        connection: u64,
+        connection: usize,
         keys: Vec<usize>,
     },
     Get {
-        connection: u64,
+        connection: usize,
         key: usize,
     },
     GetMany {
-        connection: u64,
+        connection: usize,
         keys: Vec<usize>,
     },
     Count {
-        connection: u64,
+        connection: usize,
         keys: Vec<usize>,
     },
     Length {
-        connection: u64,
+        connection: usize,
         key: usize,
     },
     Tick {
@@ -224,10 +224,10 @@ struct World {
     durable: Lsn,
     /// Commands that were admitted and are not sealed.
     open: BTreeMap<LogIndex, Vec<u8>>,
-    waiting: BTreeMap<(u64, u32), Waiting>,
+    waiting: BTreeMap<u32, Waiting>,
     next_tag: u32,
     /// Of each connection.
-    last_write: [LogIndex; CONNECTIONS as usize],
+    last_write: [LogIndex; CONNECTIONS],
     /// The highest index of an answered write, over all crashes.
     acknowledged: LogIndex,
     /// Makes every value another.
@@ -302,14 +302,14 @@ impl World {
         value
     }
 
-    fn next_request(&mut self, connection: u64) -> ReplyTo {
+    fn next_request(&mut self, connection: usize) -> ReplyTo {
         self.next_tag += 1;
-        ReplyTo { connection, tag: self.next_tag }
+        ReplyTo { connection: connection as u64, tag: self.next_tag }
     }
 
     // Requests
 
-    fn write(&mut self, connection: u64, op: Op<'_>) {
+    fn write(&mut self, connection: usize, op: Op<'_>) {
         let to = self.next_request(connection);
         let command = Command::new(op);
         match self.node.write(&self.now, to, &command, &Options::default()) {
@@ -318,8 +318,8 @@ impl World {
                 let mut bytes = Vec::new();
                 command.encode(&mut bytes);
                 assert!(self.open.insert(index, bytes).is_none(), "an index is given once");
-                assert!(self.waiting.insert((connection, to.tag), Waiting::Write(index)).is_none());
-                self.last_write[usize::try_from(connection).unwrap()] = index;
+                assert!(self.waiting.insert(to.tag, Waiting::Write(index)).is_none());
+                self.last_write[connection] = index;
             }
             WriteOutcome::Later => assert!(self.leads()),
             WriteOutcome::Refused(refusal) => match refusal {
@@ -330,9 +330,9 @@ impl World {
         }
     }
 
-    fn read(&mut self, connection: u64, question: Question) {
+    fn read(&mut self, connection: usize, question: Question) {
         let to = self.next_request(connection);
-        let after = self.last_write[usize::try_from(connection).unwrap()];
+        let after = self.last_write[connection];
         let (mut keys, mut scratch) = (Vec::new(), Vec::new());
         let read = match &question {
             Question::Get(key) => Read::Get(KEYS[*key]),
@@ -353,7 +353,7 @@ impl World {
             Ok(ReadOutcome::Waiting) => {
                 assert!(applied < after);
                 let waiting = Waiting::Read(after, question);
-                assert!(self.waiting.insert((connection, to.tag), waiting).is_none());
+                assert!(self.waiting.insert(to.tag, waiting).is_none());
             }
             Ok(ReadOutcome::Later) => panic!("so few reads never fill the queue"),
             Err(refusal) => assert!(refusal == Refusal::NoLeader && !is_ready),
@@ -393,7 +393,7 @@ impl World {
     fn poll(&mut self) -> bool {
         let more = self.node.poll(&mut self.out);
         for reply in &self.out.replies {
-            let due = self.waiting.remove(&(reply.to.connection, reply.to.tag));
+            let due = self.waiting.remove(&reply.to.tag);
             let due = due.expect("only what is due is answered, and once");
             let response = self.out.response(&reply.answer);
             if let Response::Error { code, .. } = response {
