@@ -43,6 +43,10 @@ pub const RESP_ARGS_MAX: usize = 2 * KEYS_PER_REQUEST_MAX + 1;
 /// nine digits, and two line ends.
 pub const RESP_ARG_FRAMING_BYTES_MAX: usize = 14;
 
+/// A RESP argument of so many bytes is read even when keys and values must be shorter, so that
+/// the words of every command pass.
+pub const RESP_BULK_BYTES_MIN: usize = 1024;
+
 /// The longest RESP inline command (a line of words instead of an array), as in Redis.
 pub const RESP_INLINE_BYTES_MAX: usize = 64 << 10;
 

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! \n  \r  \\      line feed, carriage return, backslash
-//! \xNN            any other control character's bytes, and bytes that are not UTF-8 (lowercase hex)
+//! \xNN            any other control character's bytes, and bytes that are not UTF-8 (hex)
 //! ```
 //!
 //! All other characters stand for themselves, so the original comes back by undoing every escape.
@@ -365,7 +365,7 @@ impl fmt::Write for Appender<'_> {
 }
 
 /// Prints bytes on one line, so that they can be had back exactly; see the head of this module.
-struct Escaped<'a>(&'a [u8]);
+pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -236,7 +236,10 @@ proptest! {
     #[test]
     fn no_sealed_frame_is_too_strange(
         id in 0..u32::MAX,
-        (level, reserved) in (prop_oneof![Just(0), any::<u8>()], prop_oneof![9 => Just(0), 1 => any::<u8>()]),
+        (level, reserved) in (
+            prop_oneof![Just(0), any::<u8>()],
+            prop_oneof![9 => Just(0), 1 => any::<u8>()],
+        ),
         (opcode, flags, key_length) in (0..0x24u8, 0..4u8, 0..8u8),
         rest in bytes(40),
     ) {
@@ -436,7 +439,11 @@ proptest! {
     /// No reply is ambiguous: one line, and the value comes back from it exactly.
     #[test]
     fn a_value_comes_back_from_its_line(
-        value in prop_oneof![bytes(60), any::<String>().prop_map(String::into_bytes), "[a\n\r\\\\x]*".prop_map(String::into_bytes)],
+        value in prop_oneof![
+            bytes(60),
+            any::<String>().prop_map(String::into_bytes),
+            "[a\n\r\\\\x]*".prop_map(String::into_bytes),
+        ],
     ) {
         let mut out = Vec::new();
         let response = Response::Value { version: LogIndex(1), value: &value };

@@ -79,6 +79,11 @@ pub struct Args {
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
 
+    /// Open loop: spin instead of sleeping between requests, for exact send times without the delay
+    /// of being woken; always so above 20000 a second
+    #[arg(long, requires = "rate")]
+    pub spin: bool,
+
     /// How long to measure, after the warm-up
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub seconds: Duration,

@@ -7,23 +7,24 @@ use std::{fs, io};
 
 /// The CPU time of every thread of some processes at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CpuTimes {
+pub struct CpuTimes {
     /// Nanoseconds, by thread id.
     threads: HashMap<u32, u64>,
 }
 
 /// How much CPU time was used between two moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CpuUse {
+pub struct CpuUse {
     /// By all threads together, in nanoseconds.
-    pub(crate) total_ns: u64,
+    pub total_ns: u64,
     /// By the thread that used the most.
-    pub(crate) busiest_thread_ns: u64,
+    pub busiest_thread_ns: u64,
 }
 
 impl CpuTimes {
-    /// Reads the times of these processes. A process that is gone has none.
-    pub(crate) fn read(pids: &[u32]) -> CpuTimes {
+    /// Reads the times of the processes with these ids. A process that is gone has none.
+    #[must_use]
+    pub fn read(pids: &[u32]) -> CpuTimes {
         let mut threads = HashMap::new();
         for pid in pids {
             let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -41,7 +42,8 @@ impl CpuTimes {
 
     /// What was used since `earlier`; `None` when there was nothing to read. Threads that ended
     /// in between are not seen.
-    pub(crate) fn since(&self, earlier: &CpuTimes) -> Option<CpuUse> {
+    #[must_use]
+    pub fn since(&self, earlier: &CpuTimes) -> Option<CpuUse> {
         let used = |(id, ns): (&u32, &u64)| {
             ns.saturating_sub(earlier.threads.get(id).copied().unwrap_or(0))
         };
@@ -73,7 +75,8 @@ fn stat_ticks(stat: &str) -> Option<u64> {
 
 /// The process that listens on this loopback address; `None` when the address is elsewhere, or
 /// the process is another user's.
-pub(crate) fn find_listener(address: SocketAddr) -> Option<u32> {
+#[must_use]
+pub fn find_listener(address: SocketAddr) -> Option<u32> {
     if !address.ip().is_loopback() {
         return None;
     }
@@ -144,9 +147,11 @@ mod tests {
         assert_eq!(schedstat_ns("0 0 0\n"), None);
         let stat = "7 (a) b (c) S 1 1 1 0 -1 4194560 100 0 0 0 12 34 0 0 20 0 1 0 5 6 7";
         assert_eq!(stat_ticks(stat), Some(46));
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-            0: 0100007F:18EB 00000000:0000 01 00000000:00000000 00:00000000 00000000     0        0 111 1\n   \
-            1: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
+        let table = concat!(
+            "  sl  local_address rem_address   st tx_queue rx_queue ...\n",
+            "   0: 0100007F:18EB 00000000:0000 01 0:0 00:0 0 0 0 111 1\n",
+            "   1: 0100007F:18EB 00000000:0000 0A 0:0 00:0 0 0 0 222 1\n",
+        );
         assert_eq!(listening_inode(table, 6379), Some(222));
         assert_eq!(listening_inode(table, 80), None);
     }

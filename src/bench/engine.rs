@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) refill: bool,
     /// Open loop: requests a second over all connections.
     pub(crate) per_second: Option<u32>,
+    /// Open loop: never sleep between requests.
+    pub(crate) spin: bool,
     /// How long to run before the measurement begins.
     pub(crate) warmup: Duration,
     /// What to measure.
@@ -201,7 +203,7 @@ impl<'a> Run<'a> {
 
     fn drive<D: ReplyDecoder>(mut self) -> Result<Measurement, BenchError> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        let _timer = self.start_timer().map_err(BenchError::Poll)?;
+        let timer = self.start_timer().map_err(BenchError::Poll)?;
         if matches!(self.pacer, Pacer::Closed(_)) {
             for index in 0..self.engine.connections.len() {
                 self.send(index)?;
@@ -218,8 +220,12 @@ impl<'a> Run<'a> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 result => result.map_err(BenchError::Poll)?,
             }
-            for event in events.iter().filter(|event| event.token() != TIMER) {
+            for event in &events {
                 let Token(index) = event.token();
+                if let (TIMER, Some(timer)) = (event.token(), &timer) {
+                    acknowledge(timer).map_err(BenchError::Poll)?;
+                    continue;
+                }
                 if event.is_writable() {
                     let connection = &mut self.engine.connections[index];
                     connection.flush().map_err(|error| broken(connection, error))?;
@@ -362,7 +368,7 @@ impl<'a> Run<'a> {
     fn poll_timeout(&self, now_ns: u64) -> Duration {
         match &self.pacer {
             Pacer::Open(schedule)
-                if schedule.interval() < SPIN_BELOW && self.sent < schedule.total() =>
+                if self.spins(schedule) && self.may_send_before_a_reply(schedule) =>
             {
                 Duration::ZERO
             }
@@ -370,11 +376,22 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Open loop: whether to look for work all the time instead of being woken.
+    fn spins(&self, schedule: &Schedule) -> bool {
+        self.plan.spin || schedule.interval() < SPIN_BELOW
+    }
+
+    /// Whether there is room on some connection, and a request left for it.
+    fn may_send_before_a_reply(&self, schedule: &Schedule) -> bool {
+        let room = self.engine.connections.len() as u64 * u64::from(self.plan.pipeline);
+        self.sent < schedule.total() && self.sent - self.answered < room
+    }
+
     /// Open loop at a moderate rate: a timer that wakes the poll for every request. `mio` cannot
     /// wait for less than a millisecond.
     fn start_timer(&self) -> std::io::Result<Option<OwnedFd>> {
         let interval = match &self.pacer {
-            Pacer::Open(schedule) if schedule.interval() >= SPIN_BELOW => schedule.interval(),
+            Pacer::Open(schedule) if !self.spins(schedule) => schedule.interval(),
             _ => return Ok(None),
         };
         let timer = rustix::time::timerfd_create(
@@ -384,7 +401,6 @@ impl<'a> Run<'a> {
         let interval = Timespec::try_from(interval).expect("at most a second");
         let periodic = Itimerspec { it_interval: interval, it_value: interval };
         rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &periodic)?;
-        // Edge-triggered: every expiry is an event, also when nobody reads the count.
         let registry = self.engine.poll.registry();
         registry.register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
         Ok(Some(timer))
@@ -409,6 +425,14 @@ impl<'a> Run<'a> {
 
     fn read_cpu(&self) -> (CpuTimes, CpuTimes) {
         (CpuTimes::read(&self.engine.server_pids), CpuTimes::read(&[std::process::id()]))
+    }
+}
+
+/// Lets a periodic timer go on: it rests until its count is read (timerfd_create(2)).
+fn acknowledge(timer: &OwnedFd) -> std::io::Result<()> {
+    match rustix::io::read(timer, &mut [0; 8]) {
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -25,7 +25,7 @@
 
 mod args;
 mod connection;
-mod cpu;
+pub mod cpu;
 mod engine;
 mod in_flight;
 mod keys;
@@ -34,8 +34,6 @@ mod recorder;
 mod replies;
 mod report;
 mod requests;
-#[cfg(test)]
-mod tests;
 mod workload;
 mod zipf;
 
@@ -132,7 +130,7 @@ impl fmt::Display for BenchError {
                 write!(f, "cannot find the address of {server}: {source}")
             }
             BenchError::Connect { server, source } => {
-                write!(f, "cannot connect to {server}: {source}; does the server run there?")
+                write!(f, "cannot connect to {server}: {source}")
             }
             BenchError::Connection { server, source } => {
                 write!(f, "lost a connection to {server}: {source}")
@@ -238,6 +236,7 @@ fn measure(args: &Args) -> Result<Measurement, BenchError> {
         pipeline: args.pipeline,
         refill: args.refill,
         per_second: args.rate,
+        spin: args.spin,
         warmup: args.warmup_seconds,
         amount: match args.requests {
             Some(requests) => Amount::Requests(requests),
@@ -259,6 +258,7 @@ fn preload(args: &Args, engine: &mut Engine) -> Result<(), BenchError> {
         pipeline: args.pipeline.max(PRELOAD_PIPELINE).min(deepest),
         refill: false,
         per_second: None,
+        spin: false,
         warmup: Duration::ZERO,
         amount: Amount::Requests(args.key_space.into()),
         check: false,
@@ -302,3 +302,6 @@ fn resolve(servers: &[String]) -> Result<Vec<SocketAddr>, BenchError> {
     };
     servers.iter().map(resolve_one).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,19 @@ impl<'a> Report<'a> {
         self.kinds().map(|(_, record)| record.errors).sum()
     }
 
+    /// Whether the run was too short for a single request, as after a mere `--preload`.
+    fn is_empty(&self) -> bool {
+        self.requests() + self.errors() == 0
+    }
+
+    fn server_cpu(&self) -> Option<CpuUse> {
+        self.measurement.server_cpu.filter(|_| !self.is_empty())
+    }
+
+    fn generator_cpu(&self) -> Option<CpuUse> {
+        self.measurement.generator_cpu.filter(|_| !self.is_empty())
+    }
+
     fn per_second(&self, count: u64) -> f64 {
         ratio(count as f64, self.measurement.elapsed.as_secs_f64())
     }
@@ -61,11 +74,11 @@ impl<'a> Report<'a> {
         ratio(used.busiest_thread_ns as f64 / 1e9, self.measurement.elapsed.as_secs_f64())
     }
 
-    /// Which side could do no more; `None` when only one of them is known.
+    /// Which side could do no more; `None` when not both of them are known.
     fn saturated(&self) -> Option<&'static str> {
         let is_saturated = |used: CpuUse| self.busiest_thread(used) >= SATURATED;
-        let generator = is_saturated(self.measurement.generator_cpu?);
-        let server = is_saturated(self.measurement.server_cpu?);
+        let generator = is_saturated(self.generator_cpu()?);
+        let server = is_saturated(self.server_cpu()?);
         Some(match (server, generator) {
             (true, true) => "both",
             (true, false) => "server",
@@ -107,8 +120,8 @@ impl<'a> Report<'a> {
             "errors": self.errors(),
             "first_error": self.measurement.recorder.first_error(),
             "operations": operations,
-            "server_cpu": cpu(self.measurement.server_cpu),
-            "generator_cpu": cpu(self.measurement.generator_cpu),
+            "server_cpu": cpu(self.server_cpu()),
+            "generator_cpu": cpu(self.generator_cpu()),
             "saturated": self.saturated(),
         })
     }
@@ -195,13 +208,16 @@ impl fmt::Display for Report<'_> {
             thousands(self.per_second(self.requests())),
             self.errors(),
         )?;
+        if self.is_empty() {
+            return Ok(());
+        }
         self.write_latencies(f)?;
         for (kind, record) in self.kinds().filter(|(_, record)| record.absent > 0) {
             let share = ratio(record.absent as f64, record.count() as f64) * 100.0;
             writeln!(f, "{}: {share:.1} % of the keys were absent", kind.name())?;
         }
-        self.write_cpu(f, "server", self.measurement.server_cpu)?;
-        self.write_cpu(f, "generator", self.measurement.generator_cpu)?;
+        self.write_cpu(f, "server", self.server_cpu())?;
+        self.write_cpu(f, "generator", self.generator_cpu())?;
         if let Some(side) = self.saturated() {
             writeln!(f, "saturated: {side}")?;
         }

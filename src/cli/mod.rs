@@ -6,6 +6,7 @@
 mod client;
 mod serve;
 mod status;
+mod wal;
 
 use std::fmt;
 use std::io;
@@ -15,8 +16,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
-use crate::net::serve::ServeError;
+use crate::net::ServeError;
+use crate::wal::WalError;
 use client::{ClientError, ClientFlags};
+use wal::WalCommand;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
 ///
@@ -55,8 +58,12 @@ enum Command {
     ///
     /// Exit code 1 when a node did not answer.
     Status(ClientFlags),
-    /// Measure a server: throughput, latency, CPU per request
     Bench(Box<bench::Args>),
+    /// Read a log without changing it
+    ///
+    /// Works beside a running node, and on a copy of its directory.
+    #[command(subcommand)]
+    Wal(WalCommand),
 }
 
 /// Why a command did not do what it was asked.
@@ -65,8 +72,9 @@ enum Error {
     Usage(clap::Error),
     Config(ConfigError),
     Serve(ServeError),
-    Bench(BenchError),
     Client(ClientError),
+    Bench(BenchError),
+    Wal(WalError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -81,8 +89,9 @@ impl Error {
             Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
             Error::Bench(error) if error.is_usage() => ExitCode::from(2),
             Error::Serve(_)
-            | Error::Bench(_)
             | Error::Client(_)
+            | Error::Bench(_)
+            | Error::Wal(_)
             | Error::NotFound
             | Error::Silent
             | Error::Output(_) => ExitCode::FAILURE,
@@ -96,8 +105,9 @@ impl fmt::Display for Error {
             Error::Usage(error) => f.write_str(&one_line(&error.render().to_string())),
             Error::Config(error) => error.fmt(f),
             Error::Serve(error) => error.fmt(f),
-            Error::Bench(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
+            Error::Bench(error) => error.fmt(f),
+            Error::Wal(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::Output(error) => write!(f, "standard output: {error}"),
@@ -117,15 +127,27 @@ impl From<ServeError> for Error {
     }
 }
 
-impl From<BenchError> for Error {
-    fn from(error: BenchError) -> Error {
-        Error::Bench(error)
-    }
-}
-
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
         Error::Client(error)
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Error {
+        match error {
+            BenchError::Print(error) => Error::Output(error),
+            error => Error::Bench(error),
+        }
+    }
+}
+
+impl From<WalError> for Error {
+    fn from(error: WalError) -> Error {
+        match error {
+            WalError::Output { source } => Error::Output(source),
+            error => Error::Wal(error),
+        }
     }
 }
 
@@ -163,7 +185,8 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
-        Some(Command::Bench(args)) => Ok(bench::run(&args)?),
+        Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
+        Some(Command::Wal(command)) => wal::run(&command),
     }
 }
 

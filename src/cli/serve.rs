@@ -4,7 +4,7 @@ use kvorum_protocol::Role;
 
 use super::Error;
 use crate::config::{Config, ConfigError, LowConfig, ServeFlags};
-use crate::net::serve::serve;
+use crate::net::serve;
 
 pub(super) fn run(flags: &ServeFlags) -> Result<(), Error> {
     let low = LowConfig::gather(flags, std::env::vars_os())?;

@@ -33,8 +33,12 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Flag { name } => write!(f, "--{name}"),
-            Origin::Variable { name } => write!(f, "environment variable {name}"),
-            Origin::File { path, line, key } => write!(f, "{}:{line}: {key}", path.display()),
+            Origin::Variable { name } => {
+                write!(f, "environment variable {}", name.escape_debug())
+            }
+            Origin::File { path, line, key } => {
+                write!(f, "{}:{line}: {}", path.display(), key.escape_debug())
+            }
         }
     }
 }

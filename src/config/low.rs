@@ -240,10 +240,13 @@ impl LowConfig {
     }
 
     fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let line = |at: usize| text[..at].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let line = |at: usize| {
+            let before = &text.as_bytes()[..at.min(text.len())];
+            before.iter().filter(|byte| **byte == b'\n').count() + 1
+        };
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            line: line(error.span().map_or(0, |span| span.start.min(text.len()))),
+            line: line(error.span().map_or(0, |span| span.start)),
             message: error.message().to_owned(),
         })?;
         for (key, value) in table.get_ref() {
@@ -259,7 +262,7 @@ impl LowConfig {
             };
             let words = words_of(key, value.get_ref()).ok_or_else(|| ConfigError::Value {
                 origin: origin.clone(),
-                value: text[value.span()].to_owned(),
+                value: text.get(value.span()).unwrap_or_default().to_owned(),
                 accepted: if is_list(key) {
                     "an array of texts".into()
                 } else {

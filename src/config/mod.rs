@@ -1,7 +1,7 @@
-//! The configuration of one node, in two steps: [`LowConfig`] is what was typed, word for word, with
-//! the place that each word came from (flag, environment, file); [`Config`] is what the server
-//! uses: typed, checked against itself, units in the names. Only the second leaves this module's
-//! hands, so nothing behind it has to check again.
+//! The configuration of one node, in two steps: [`LowConfig`] is what was typed, word for word,
+//! with the place that each word came from (flag, environment, file); [`Config`] is what the
+//! server uses: typed, checked against itself, units in the names. Nothing behind it has to check
+//! again.
 
 mod error;
 mod low;

@@ -165,6 +165,7 @@ fn wrong_files_name_the_line() {
             "quorum-timeout-ms = 1",
             ":1: quorum-timeout-ms is not a setting: is it quorum_timeout_ms?",
         ),
+        ("\"a\\nb\" = 1", ":1: a\\nb is not a setting: 'kvorum serve --help' lists them"),
         ("zzz = 1", ":1: zzz is not a setting: 'kvorum serve --help' lists them"),
         ("# x\nid = true", ":2: id: 'true' is not a text or a whole number"),
         ("member = [1]", ":1: member: '[1]' is not an array of texts"),
@@ -242,7 +243,29 @@ fn values_that_contradict_each_other_are_refused() {
 fn a_learner_finds_its_own_addresses() {
     let flags = [("id", "2"), ("member", "1=a:1/a:2"), ("learner", "2=[::1]:1/b.example:2")];
     let config = config(&flags).unwrap();
-    assert_eq!(config.listen, "[::1]:1");
+    assert_eq!(config.listen.as_deref(), Some("[::1]:1"));
     assert_eq!(config.peer_listen.as_deref(), Some("b.example:2"));
     assert_eq!(config.voter_count(), 1);
+}
+
+proptest::proptest! {
+    /// Whatever a file holds, it is accepted or refused in one line.
+    #[test]
+    fn no_file_is_too_strange(
+        pieces in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "id", "listen", "member", "fsync", " = ", "=", "1", "'a:1'", "\"", "[", "]", "{",
+                "}", "\n", "\r\n", ",", "#", "é", "\0", "0x7f", "1.5", "true", "'''", "\\", ".",
+            ]),
+            0..24,
+        ),
+        noise in ".{0,16}",
+    ) {
+        let text = pieces.concat() + &noise;
+        let file = file(&text);
+        if let Err(error) = config(&[("config", file.path().to_str().unwrap())]) {
+            let line = error.to_string();
+            proptest::prop_assert!(!line.contains(['\n', '\r']), "{}", line);
+        }
+    }
 }

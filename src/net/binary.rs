@@ -51,6 +51,10 @@ impl BinarySession {
         loop {
             let mut ahead: [Option<Ahead<'_>>; LOOKAHEAD] = [None; LOOKAHEAD];
             let end_of_input = look_ahead(turn, input, consumed, &mut ahead);
+            // A loop of its own, so short that the processor runs many rounds of it at once.
+            for hash in ahead.iter().flatten().filter_map(|next| next.hash) {
+                turn.node.store().prefetch(hash);
+            }
             for next in ahead.iter().flatten() {
                 if out.len() > OUTBOX_BYTES_SOFT {
                     return Served { consumed, pause: Pause::Output };
@@ -173,9 +177,6 @@ fn look_ahead<'a>(
             Ok(Request::Read(Read::Get(key))) => Some(turn.node.store().hash(key)),
             _ => None,
         };
-        if let Some(hash) = hash {
-            turn.node.store().prefetch(hash);
-        }
         offset += length;
         *slot = Some(Ahead { frame, hash, end: offset });
     }

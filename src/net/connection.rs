@@ -21,6 +21,9 @@ const SEND_BUDGET_BYTES: usize = 1 << 20;
 /// What one connection may read in a turn while it receives one large request.
 const LARGE_READ_BYTES: usize = 1 << 20;
 
+/// Room that an inbox may keep beyond twice what it holds.
+const INBOX_SLACK_BYTES: usize = 16 << 10;
+
 /// Unsent replies beyond this end a connection: its client asked, behind a write, for far more
 /// than it reads.
 const OUTBOX_BYTES_HARD: usize = 256 << 20;
@@ -87,6 +90,8 @@ pub struct Connection {
     /// The client has sent its last byte.
     input_ended: bool,
     pause: Pause,
+    /// It is in the reactor's list of those that wait for the log.
+    awaits_backlog: bool,
     ending: Ending,
     /// When an unfinished request, or the wait for the client's end, began.
     pub unfinished_since: Option<Instant>,
@@ -114,6 +119,7 @@ impl Connection {
             writable: true,
             input_ended: false,
             pause: Pause::NeedMore { at_least: 1 },
+            awaits_backlog: false,
             ending: Ending::No,
             unfinished_since: None,
             queued: false,
@@ -186,10 +192,11 @@ impl Connection {
         if self.ending != Ending::No {
             return self.finish(turn.now.monotonic, shared);
         }
-        if self.outbox.len() > OUTBOX_BYTES_SOFT {
+        if self.awaits_backlog || self.outbox.len() > turn.server.outbox_bytes_soft() {
             return Next::Wait;
         }
-        match self.fill(shared) {
+        let inbox_bytes_max = turn.server.inbox_bytes_max(self.inbox.len());
+        match self.fill(shared, inbox_bytes_max) {
             Err(_) => return Next::Drop,
             Ok(Filled::Nothing) => {}
             Ok(Filled::Shared(length)) => {
@@ -208,14 +215,15 @@ impl Connection {
                 self.pause = served.pause;
             }
         }
-        if self.inbox.is_empty() {
-            self.inbox = Vec::new();
+        if self.inbox.capacity() > 2 * self.inbox.len() + INBOX_SLACK_BYTES || self.inbox.is_empty()
+        {
+            self.inbox.shrink_to_fit();
         }
         self.after_serving(turn.now.monotonic, pool)
     }
 
     /// Brings input near: from the socket, or what a pause has left over.
-    fn fill(&mut self, shared: &mut [u8]) -> io::Result<Filled> {
+    fn fill(&mut self, shared: &mut [u8], inbox_bytes_max: usize) -> io::Result<Filled> {
         let Pause::NeedMore { at_least } = self.pause else { return Ok(Filled::Inbox) };
         let had = self.inbox.len();
         if at_least <= shared.len() / 2 && had <= shared.len() / 2 {
@@ -230,6 +238,10 @@ impl Connection {
         // One large request: straight to where it stays. Memory follows what has arrived, not
         // what the client claims.
         while self.readable && self.inbox.len() < had + LARGE_READ_BYTES {
+            if self.inbox.len() >= inbox_bytes_max {
+                log::warn!("{}: closed: all connections together hold too much", self.session.peer);
+                return Err(ErrorKind::OutOfMemory.into());
+            }
             let space = (LARGE_READ_BYTES / 4).max(self.inbox.len() / 4);
             let mut inbox = std::mem::take(&mut self.inbox);
             inbox.reserve(space);
@@ -356,7 +368,10 @@ impl Connection {
             Pause::NeedMore { .. } => self.readable,
             Pause::Output => self.outbox.len() <= OUTBOX_BYTES_SOFT,
             Pause::Answers => self.may_resume(),
-            Pause::Backlog => return Next::AwaitBacklog,
+            Pause::Backlog => {
+                self.awaits_backlog = true;
+                return Next::AwaitBacklog;
+            }
             Pause::Close | Pause::Abort => false,
         };
         if resumes { Next::Again } else { Next::Wait }
@@ -397,6 +412,11 @@ impl Connection {
             Protocol::Text(text) => text.complete(tag, response, out),
             Protocol::Resp(resp) => resp.complete(tag, response, out),
         }
+    }
+
+    /// The log has taken something: its next request may be tried again.
+    pub fn end_backlog(&mut self) {
+        self.awaits_backlog = false;
     }
 
     /// Sends the answers that [`complete`](Connection::complete) has brought.

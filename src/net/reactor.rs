@@ -43,6 +43,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// What a turn reads of one connection. Also its share: the others come next.
 const READ_BUFFER_BYTES: usize = 128 << 10;
 
+/// When a turn has served for so long, the log and the timers come first again.
+const TURN_MAX: Duration = Duration::from_millis(2);
+
 /// How long a turn waits for the disk before it goes on without it.
 const DISK_WAIT: Duration = Duration::from_micros(200);
 
@@ -53,7 +56,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Connections beyond `--connections-max` that are told so and given time to hear it.
-const SURPLUS_MAX: usize = 64;
+pub(super) const SURPLUS_MAX: usize = 32;
 
 const TOO_MANY_CONNECTIONS: &str = "too many connections (--connections-max); try again later";
 
@@ -141,11 +144,6 @@ impl Reactor {
         })
     }
 
-    /// The core, for a look at its state.
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Runs until the node leads and has applied what its log holds.
     ///
     /// # Errors
@@ -222,7 +220,9 @@ impl Reactor {
                         continue;
                     };
                     let ended = event.is_read_closed() || event.is_error();
-                    connection.on_event(event.is_readable(), ended, event.is_writable());
+                    // A broken connection is "writable": the write then says how it ended.
+                    let writable = event.is_writable() || event.is_error();
+                    connection.on_event(event.is_readable(), ended, writable);
                     enqueue(connection, id, &mut self.queue);
                 }
             }
@@ -257,7 +257,9 @@ impl Reactor {
         }
         if news.is_some() {
             for id in std::mem::take(&mut self.await_backlog) {
-                self.enqueue(id);
+                let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
+                connection.end_backlog();
+                enqueue(connection, id, &mut self.queue);
             }
         }
     }
@@ -289,6 +291,7 @@ impl Reactor {
             let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
             connection.dirty = false;
             let next = connection.deliver(&mut self.pool);
+            self.server.count_buffers(connection);
             self.settle(id, next);
         }
         self.dirty = dirty;
@@ -353,7 +356,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Serves each connection that is queued now, once.
+    /// Serves each connection that is queued now, once, as far as the turn's time allows.
     fn serve_queue(&mut self, now: &Now) {
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { break };
@@ -370,11 +373,12 @@ impl Reactor {
             if connection.unfinished_since.is_some() && self.sweep_at.is_none() {
                 self.sweep_at = Some(now.monotonic.after(SWEEP_INTERVAL));
             }
-            let counted = connection.buffer_bytes();
-            self.server.buffer_bytes += counted;
-            self.server.buffer_bytes -= std::mem::replace(&mut connection.counted_bytes, counted);
+            self.server.count_buffers(&mut connection);
             self.connections[slot_of(id)] = Some(connection);
             self.settle(id, next);
+            if self.clock.now().monotonic.since(now.monotonic) > TURN_MAX {
+                break;
+            }
         }
     }
 

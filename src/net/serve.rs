@@ -11,7 +11,7 @@ use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Quorum, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
-use super::reactor::{Fatal, Reactor};
+use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use crate::config::{Config, Fsync, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
@@ -20,6 +20,9 @@ use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, 
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+// Connections that are being refused must leave enough for the log to open its next segment.
+const _: () = assert!(SURPLUS_MAX as u64 + 32 <= DESCRIPTORS_RESERVED);
 
 /// Whether log writes bypass the page cache. See `wal/FORMAT.md`.
 const DIRECT_IO: bool = true;

@@ -6,8 +6,17 @@ use std::time::Duration;
 
 use kvorum_protocol::{ClusterId, Limits};
 
+use super::connection::Connection;
+use super::session::OUTBOX_BYTES_SOFT;
 use crate::config::Config;
 use crate::core::Instant;
+
+/// When the buffers of all connections together hold more than this, nobody is served who has not
+/// read all of their replies.
+const BUFFERS_BYTES_SOFT: usize = 1 << 30;
+
+/// Beyond this, unfinished large requests are given up.
+const BUFFERS_BYTES_HARD: usize = 2 << 30;
 
 /// Settings and counters.
 #[derive(Debug)]
@@ -61,6 +70,26 @@ impl Server {
             reply: Vec::new(),
             redis_probe: RedisProbe::default(),
         }
+    }
+
+    /// With more unsent replies than this a connection is not served. When all of them together
+    /// hold much, everybody has to read what they asked for first.
+    #[inline]
+    pub fn outbox_bytes_soft(&self) -> usize {
+        if self.buffer_bytes > BUFFERS_BYTES_SOFT { 0 } else { OUTBOX_BYTES_SOFT }
+    }
+
+    /// How much of an unfinished request a connection that holds `inbox_bytes` may take in.
+    pub fn inbox_bytes_max(&self, inbox_bytes: usize) -> usize {
+        inbox_bytes + BUFFERS_BYTES_HARD.saturating_sub(self.buffer_bytes)
+    }
+
+    /// Counts the memory that a connection's buffers take now.
+    #[inline]
+    pub fn count_buffers(&mut self, connection: &mut Connection) {
+        let bytes = connection.buffer_bytes();
+        self.buffer_bytes += bytes;
+        self.buffer_bytes -= std::mem::replace(&mut connection.counted_bytes, bytes);
     }
 
     /// Configured limits.

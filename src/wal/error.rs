@@ -31,6 +31,11 @@ pub enum WalError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was read can not be printed.
+    Output {
+        /// What the system said.
+        source: io::Error,
+    },
     /// An earlier error was final.
     Stopped,
     /// Bytes that were once durable can not be read back.
@@ -140,6 +145,8 @@ pub enum Fault {
 pub enum Oddity {
     /// Its kind is not known.
     Kind(u8),
+    /// It has a flag without a meaning.
+    Flags(u8),
     /// Its body is not what its kind asks for.
     Body(DecodeError),
     /// It does not follow from the records before.
@@ -168,6 +175,7 @@ impl fmt::Display for WalError {
             WalError::NoRoom { path, source } => {
                 write!(f, "can not make room for {}: {source}: free disk space", path.display())
             }
+            WalError::Output { source } => write!(f, "can not write the output: {source}"),
             WalError::Stopped => f.write_str("the log stopped at an earlier error"),
             WalError::Corrupt { path, offset, lsn, index, fault } => write!(
                 f,
@@ -224,7 +232,9 @@ impl fmt::Display for WalError {
 impl std::error::Error for WalError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            WalError::Io { source, .. } | WalError::NoRoom { source, .. } => Some(source),
+            WalError::Io { source, .. }
+            | WalError::NoRoom { source, .. }
+            | WalError::Output { source } => Some(source),
             _ => None,
         }
     }
@@ -254,6 +264,7 @@ impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Oddity::Kind(kind) => write!(f, "record kind {kind} is not known"),
+            Oddity::Flags(flags) => write!(f, "record flags {flags:#04x} are not known"),
             Oddity::Body(error) => error.fmt(f),
             Oddity::Order(error) => error.fmt(f),
             Oddity::Replay(error) => error.fmt(f),

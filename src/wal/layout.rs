@@ -23,8 +23,9 @@ const SEGMENT_MAGIC: [u8; 8] = *b"KVORUMLG";
 const SEGMENT_FIELDS_BYTES: usize = 128;
 const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"KVR1");
 
-/// Set on the last record of a group: the next one starts at the next block.
-const FLAG_END_OF_GROUP: u8 = 1;
+/// Set on the last record of a group: the next one starts at the next block. No other flag has a
+/// meaning.
+pub const FLAG_END_OF_GROUP: u8 = 1;
 
 /// The name of the segment with this sequence number. Names sort as the numbers do.
 #[must_use]
@@ -175,8 +176,8 @@ pub struct RecordHeader {
     pub body_crc: u32,
     /// What the body is; see [`super::record`].
     pub kind: u8,
-    /// Whether this is the last record of its group.
-    pub ends_group: bool,
+    /// [`FLAG_END_OF_GROUP`] or 0.
+    pub flags: u8,
     /// The incarnation of the node's data.
     pub incarnation: u64,
     /// Sequence number of the segment.
@@ -208,7 +209,7 @@ impl RecordHeader {
         put_u32(&mut bytes, 12, self.body_bytes);
         put_u32(&mut bytes, 16, self.body_crc);
         bytes[20] = self.kind;
-        bytes[21] = if self.ends_group { FLAG_END_OF_GROUP } else { 0 };
+        bytes[21] = self.flags;
         put_u64(&mut bytes, 24, self.incarnation);
         put_u64(&mut bytes, 32, self.segment);
         put_u64(&mut bytes, 40, self.lsn.0);
@@ -238,7 +239,7 @@ impl RecordHeader {
             body_bytes: u32_at(bytes, 12),
             body_crc: u32_at(bytes, 16),
             kind: bytes[20],
-            ends_group: bytes[21] & FLAG_END_OF_GROUP != 0,
+            flags: bytes[21],
             incarnation: u64_at(bytes, 24),
             segment: u64_at(bytes, 32),
             lsn: Lsn(u64_at(bytes, 40)),
@@ -341,7 +342,7 @@ mod tests {
             body_bytes: 2,
             body_crc: 3,
             kind: 4,
-            ends_group: true,
+            flags: FLAG_END_OF_GROUP,
             incarnation: 5,
             segment: 6,
             lsn: Lsn(7),

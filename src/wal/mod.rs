@@ -2,9 +2,9 @@
 //! `fdatasync`. The format and its reasons are in `FORMAT.md`, beside this file.
 //!
 //! # How to drive it
-//! [`recovery::open`] reads what is there and returns a [`Writer`] that goes on behind it. Per turn:
-//! [`Writer::stage`] each record, [`Writer::write`] once, [`Writer::sync`] when it shall be durable,
-//! [`Writer::tend`] for what happens beside: the next segment, marks. At the end
+//! [`open`] reads what is there and returns a [`Writer`] that goes on behind it. Per turn:
+//! [`Writer::stage`] each record, [`Writer::write`] once, [`Writer::sync`] when it shall be
+//! durable, [`Writer::tend`] for what happens beside: the next segment, marks. At the end
 //! [`Writer::close`].
 //!
 //! # What it promises
@@ -21,23 +21,25 @@
 //! - If the last segments are removed as whole files, the log ends earlier and nothing here
 //!   notices; the node's peers do.
 
-pub mod dump;
-pub mod error;
-pub mod identity;
-pub mod layout;
-pub mod record;
-pub mod recovery;
-pub mod scan;
+mod dump;
+mod error;
+mod identity;
+mod layout;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
 mod spare;
-pub mod state;
-pub mod writer;
+mod state;
+mod writer;
 
+pub use dump::{Summary, Tail, dump, verify};
 pub use error::{Fault, Oddity, WalError};
 pub use identity::Identity;
 pub use layout::footprint;
 pub use record::RecordView;
 pub use recovery::{Cut, Recovered, RecoverySink, open};
-pub use state::LogState;
+pub use state::{Discontinuity, LogState};
 pub use writer::Writer;
 
 use kvorum_protocol::ClusterId;

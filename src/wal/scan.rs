@@ -5,8 +5,8 @@ use kvorum_protocol::{LogIndex, Lsn};
 
 use super::error::{Fault, Oddity};
 use super::layout::{
-    HeaderFault, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
-    record_bytes,
+    FLAG_END_OF_GROUP, HeaderFault, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentHeader, record_bytes,
 };
 use super::record::{BodyFault, KIND_MARK, RecordView, decode_body};
 use super::state::LogState;
@@ -103,8 +103,8 @@ impl<'v> SegmentScan<'v> {
             sequence: header.sequence,
             incarnation: header.identity.incarnation,
             offset: SEGMENT_HEADER_BYTES,
-            // A header is durable before the first record is written.
-            synced: SEGMENT_HEADER_BYTES,
+            // Not even the header is known to be: the first record will tell.
+            synced: 0,
             position: Position::at_start_of(header),
             ends_with_mark: false,
         }
@@ -157,7 +157,7 @@ impl<'v> SegmentScan<'v> {
                     return Err(NotUnderstood { offset, lsn, oddity });
                 }
             };
-            let RecordHeader { lsn, commit, body_bytes, ends_group, synced, .. } = found.header;
+            let RecordHeader { lsn, commit, body_bytes, flags, synced, .. } = found.header;
             let followed = match &found.record {
                 RecordView::Batch { header, .. } => position.state.batch(header),
                 RecordView::TermVote { term, voted_for } => {
@@ -176,7 +176,7 @@ impl<'v> SegmentScan<'v> {
             let is_mark = found.record == RecordView::Mark;
             group.push(found);
             offset += record_bytes(body_bytes as usize);
-            if ends_group {
+            if flags == FLAG_END_OF_GROUP {
                 self.synced = self.synced.max(usize::try_from(synced).unwrap_or(0));
                 self.offset = offset.next_multiple_of(BLOCK_BYTES);
                 self.position = position;
@@ -200,6 +200,9 @@ impl<'v> SegmentScan<'v> {
         let lsn = if header.kind == KIND_MARK { before.lsn } else { before.lsn.next() };
         if header.lsn != lsn || header.prev != before.chain {
             return Err(Unreadable::Stop(Fault::Chain));
+        }
+        if header.flags & !FLAG_END_OF_GROUP != 0 {
+            return Err(Unreadable::Odd(lsn, Oddity::Flags(header.flags)));
         }
         let body = rest.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_bytes as usize);
         let body = body.ok_or(Unreadable::Stop(Fault::Length))?;
@@ -246,4 +249,109 @@ impl<'v> SegmentScan<'v> {
 enum Unreadable {
     Stop(Fault),
     Odd(Lsn, Oddity),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Record;
+    use crate::disk::AlignedBuffer;
+    use crate::wal::Identity;
+    use crate::wal::record::encode_body;
+    use kvorum_protocol::{ClusterId, NodeId, Term};
+
+    fn segment_header() -> SegmentHeader {
+        SegmentHeader {
+            identity: Identity { cluster: ClusterId(1), node: NodeId(1), incarnation: 7 },
+            sequence: 3,
+            segment_bytes: 16384,
+            first_lsn: Lsn(10),
+            prev: 99,
+            commit: LogIndex(0),
+            state: LogState::default(),
+        }
+    }
+
+    /// Puts a vote in its own group at `block`, its header as `change` leaves it; returns its crc.
+    fn put(segment: &mut [u8], block: usize, prev: u32, change: impl Fn(&mut RecordHeader)) -> u32 {
+        let mut body = AlignedBuffer::new();
+        let term = Term(block as u64);
+        let vote = Record::TermVote { term, voted_for: Some(NodeId(1)) };
+        let (kind, body_crc) = encode_body(&vote, &mut body);
+        let mut header = RecordHeader {
+            prev,
+            body_bytes: 16,
+            body_crc,
+            kind,
+            flags: FLAG_END_OF_GROUP,
+            incarnation: 7,
+            segment: 3,
+            lsn: Lsn(9 + block as u64),
+            synced: (block * BLOCK_BYTES) as u64,
+            commit: LogIndex(0),
+        };
+        change(&mut header);
+        let (bytes, crc) = header.encode();
+        let at = block * BLOCK_BYTES;
+        segment[at..at + RECORD_HEADER_BYTES].copy_from_slice(&bytes);
+        segment[at + RECORD_HEADER_BYTES..][..16].copy_from_slice(body.as_slice());
+        crc
+    }
+
+    /// Reads one good group and then one whose header is as `change` leaves it.
+    fn second(change: impl Fn(&mut RecordHeader)) -> Result<Fault, Oddity> {
+        let mut segment = vec![0; 16384];
+        let crc = put(&mut segment, 1, 99, |_| {});
+        put(&mut segment, 2, crc, change);
+        let mut scan = SegmentScan::new(&segment, &segment_header());
+        let mut group = Vec::new();
+        assert!(matches!(scan.next_group(&mut group), Ok(Next::Group)));
+        assert_eq!((group.len(), scan.position().lsn, scan.synced()), (1, Lsn(10), 4096));
+        match scan.next_group(&mut group) {
+            Ok(Next::Group) => panic!("was read"),
+            Ok(Next::End(stop)) => {
+                assert_eq!((stop.offset, stop.lsn, scan.offset()), (8192, Lsn(11), 8192));
+                Ok(stop.fault)
+            }
+            Err(odd) => {
+                assert_eq!((odd.offset, odd.lsn), (8192, Lsn(11)));
+                Err(odd.oddity)
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_very_next_record_of_this_segment_is_read() {
+        assert_eq!(second(|header| header.prev += 1), Ok(Fault::Chain));
+        assert_eq!(second(|header| header.lsn = Lsn(12)), Ok(Fault::Chain));
+        assert_eq!(second(|header| header.lsn = Lsn(10)), Ok(Fault::Chain));
+        assert_eq!(second(|header| header.segment = 2), Ok(Fault::OtherSegment));
+        assert_eq!(second(|header| header.incarnation = 8), Ok(Fault::OtherSegment));
+        assert_eq!(second(|header| header.body_crc += 1), Ok(Fault::BodyChecksum));
+        // The group goes on, but nothing comes.
+        let mut segment = vec![0; 16384];
+        put(&mut segment, 1, 99, |header| header.flags = 0);
+        let mut scan = SegmentScan::new(&segment, &segment_header());
+        let next = scan.next_group(&mut Vec::new()).unwrap_or_else(|odd| panic!("{odd:?}"));
+        assert!(matches!(next, Next::End(Stop { fault: Fault::NoRecord, .. })));
+        assert_eq!(scan.offset(), 4096, "the group counts as a whole or not at all");
+    }
+
+    #[test]
+    fn lengths_are_bounded_by_the_segment() {
+        for body_bytes in [8193, 1 << 20, u32::MAX] {
+            assert_eq!(second(|header| header.body_bytes = body_bytes), Ok(Fault::Length));
+        }
+        assert_eq!(second(|header| header.body_bytes = 17), Ok(Fault::BodyChecksum));
+        assert_eq!(second(|header| header.body_bytes = 0), Ok(Fault::BodyChecksum));
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_not_taken_for_a_torn_tail() {
+        assert_eq!(second(|header| header.kind = 99), Err(Oddity::Kind(99)));
+        assert_eq!(second(|header| header.flags = 3), Err(Oddity::Flags(3)));
+        assert!(matches!(second(|header| header.kind = 3), Err(Oddity::Body(_))));
+        // Without its own lsn, a mark could hide a record.
+        assert_eq!(second(|header| header.kind = KIND_MARK), Ok(Fault::Chain));
+    }
 }

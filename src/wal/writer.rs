@@ -11,8 +11,8 @@ use super::WalConfig;
 use super::error::WalError;
 use super::identity::Identity;
 use super::layout::{
-    RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
-    segment_name,
+    FLAG_END_OF_GROUP, RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentHeader, segment_name,
 };
 use super::record::{KIND_MARK, encode_body};
 use super::scan::Position;
@@ -235,9 +235,9 @@ impl Writer {
         &self.identity
     }
 
-    /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will certainly find
-    /// their place; less the reserve for terms and votes. While the next segment is being made and
-    /// nothing has failed, it counts as there.
+    /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will
+    /// certainly find their place; less the reserve for terms and votes. While the next segment is
+    /// being made and nothing has failed, it counts as there.
     #[must_use]
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
@@ -347,7 +347,7 @@ impl Writer {
                 body_bytes: record.body_bytes,
                 body_crc: record.body_crc,
                 kind: record.kind,
-                ends_group: number + 1 == count,
+                flags: if number + 1 == count { FLAG_END_OF_GROUP } else { 0 },
                 incarnation: self.identity.incarnation,
                 segment: self.active.sequence,
                 lsn: record.lsn,

@@ -8,7 +8,9 @@ use std::fmt;
 
 use super::args::Args;
 use super::inline;
-use crate::limits::{Limits, RESP_ARG_FRAMING_BYTES_MAX, RESP_ARGS_MAX, RESP_INLINE_BYTES_MAX};
+use crate::limits::{
+    Limits, RESP_ARG_FRAMING_BYTES_MAX, RESP_ARGS_MAX, RESP_BULK_BYTES_MIN, RESP_INLINE_BYTES_MAX,
+};
 
 /// Reads commands off the front of one connection's input.
 ///
@@ -153,7 +155,8 @@ impl Decoder {
             }
             *self = Decoder { scanned: end, args_total: number, args_left: number };
         }
-        let bulk_bytes_max = limits.value_bytes_max.max(limits.key_bytes_max);
+        let bulk_bytes_max =
+            limits.value_bytes_max.max(limits.key_bytes_max).max(RESP_BULK_BYTES_MIN);
         let request_bytes_max =
             limits.request_bytes_max() + RESP_ARG_FRAMING_BYTES_MAX * (self.args_total + 1);
         while self.args_left > 0 {

@@ -3,7 +3,8 @@
 use super::args::Arguments;
 use super::encode::Reply;
 use super::refusal::Refusal;
-use super::table::{self, Argument, COMMANDS, Kind, Spec};
+use super::spec::{Argument, Kind, Spec};
+use super::table::{self, COMMANDS};
 
 /// The most names that COMMAND INFO and COMMAND DOCS take: an entry is a hundred times as long as
 /// its name, and replies must not outgrow requests without bound.

@@ -7,7 +7,8 @@ use super::encode::{Reply, Version};
 use super::facts::{Facts, Role};
 use super::refusal::Refusal;
 use super::session::{Name, Session, check_name};
-use super::table::{self, Verb};
+use super::spec::Verb;
+use super::table;
 use super::{client, config, info};
 
 /// The version of Redis whose commands these are. Clients use newer commands when it is higher.

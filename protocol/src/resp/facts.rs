@@ -4,6 +4,10 @@ use super::session::Session;
 use crate::types::{ClusterId, LogIndex, NodeId, Quorum, Term};
 
 /// The state of a node at the moment when a command is [executed](super::execute()).
+///
+/// `other_clients` has to leave out the connection that asks: its session is borrowed by
+/// `execute`. A reactor takes that session out of its table for the call (`Session` has a cheap
+/// default) and puts it back.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// The connection that asks.
@@ -117,6 +121,8 @@ pub struct ReplicaFacts<'a> {
     pub durable: LogIndex,
     /// Whether there is a connection to it.
     pub connected: bool,
+    /// Seconds since it last acknowledged anything.
+    pub silent_s: u64,
 }
 
 /// The process.

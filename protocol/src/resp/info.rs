@@ -116,9 +116,8 @@ fn replication(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
     write!(text, "connected_slaves:{}\r\n", connected.clone().count())?;
     for (number, replica) in connected.enumerate() {
         let (host, port) = host_and_port(replica.address);
-        let lag = cluster.last.0.saturating_sub(replica.durable.0);
         write!(text, "slave{number}:ip={host},port={port},state=online")?;
-        write!(text, ",offset={},lag={lag}\r\n", replica.durable)?;
+        write!(text, ",offset={},lag={}\r\n", replica.durable, replica.silent_s)?;
     }
     write!(text, "master_repl_offset:{}\r\n", cluster.commit)
 }

@@ -19,9 +19,9 @@
 //! connection's bound on output after each command: `COMMAND DOCS` answers 24 bytes with
 //! kilobytes.
 //!
-//! Reading order: `decode` (with `args` and `inline`), `table`, `dispatch`, `shape` and `encode`;
-//! then `execute` with `session`, `facts`, `info`, `client` and `config`; `refusal` has all error
-//! texts, `describe` prints the table.
+//! Reading order: `decode` (with `args` and `inline`), `spec` and `table`, `dispatch`, `shape` and
+//! `encode`; then `execute` with `session`, `facts`, `info`, `client` and `config`; `refusal` has
+//! all error texts, `describe` prints the table.
 //!
 //! Caveats: no authentication, one database, no transactions, no expiry, no publish and subscribe.
 
@@ -40,6 +40,7 @@ mod inline;
 mod refusal;
 mod session;
 mod shape;
+mod spec;
 mod table;
 
 pub use args::{Args, Arguments};

@@ -1,7 +1,7 @@
 //! The table: every live key in memory, as a hash table of many small tables.
 //!
 //! One large table would stop the world when it grows (0.2 to 1 s at ten million keys). With
-//! [`SHARDS`] small ones an insert grows at most one of them, some hundred keys at ten million.
+//! `SHARDS` small ones an insert grows at most one of them, some hundred keys at ten million.
 //! The walk of a snapshot, and loading one, go shard by shard.
 //!
 //! Hashing is keyed with a seed given by the caller, random in the server and fixed in tests: a
@@ -168,7 +168,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_map(ops in proptest::collection::vec((0u8..40, 0usize..40, any::<bool>()), 0..400)) {
+        fn behaves_as_a_map(
+            ops in proptest::collection::vec((0u8..40, 0usize..40, any::<bool>()), 0..400),
+        ) {
             let mut store = Store::new(7);
             let mut model: BTreeMap<Vec<u8>, (LogIndex, Vec<u8>)> = BTreeMap::new();
             for (step, (key, value_len, delete)) in ops.into_iter().enumerate() {

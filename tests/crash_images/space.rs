@@ -1,0 +1,117 @@
+//! A full disk: known before it hurts, and over when there is space again.
+
+use std::time::{Duration, Instant};
+
+use kvorum::wal::{WalError, footprint};
+
+use crate::log_workload::{Journal, Running, config};
+use crate::memory_disk::{Loss, MemoryDisk};
+
+const VALUE_BYTES: usize = 3000;
+
+/// More than a batch with such a value takes.
+const BATCH_FOOTPRINT: u64 = 4096;
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_lost_and_ends_when_there_is_space() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    disk.set_space(Some(100 << 10));
+    let mut now = Instant::now();
+    log.vote(&mut journal);
+    log.sync(&mut journal).unwrap();
+    let mut batches = 0;
+    loop {
+        log.writer.tend(now).unwrap();
+        if log.writer.room() < BATCH_FOOTPRINT {
+            break;
+        }
+        // All that is promised at once: it must fit.
+        let promised = log.writer.room() / BATCH_FOOTPRINT;
+        let short = log.writer.is_short_of_space();
+        for _ in 0..if short { promised } else { 1 } {
+            log.batch(&mut journal, VALUE_BYTES);
+            batches += 1;
+        }
+        log.sync(&mut journal).unwrap();
+    }
+    assert!(log.writer.is_short_of_space());
+    assert!(batches >= 8, "{batches}");
+    // The reserve still takes a vote.
+    log.vote(&mut journal);
+    log.sync(&mut journal).unwrap();
+    // Who goes on regardless keeps everything staged.
+    let error = loop {
+        log.batch(&mut journal, VALUE_BYTES);
+        if let Err(error) = log.sync(&mut journal) {
+            break error;
+        }
+    };
+    assert!(matches!(error, WalError::NoRoom { .. }) && !error.is_fatal(), "{error}");
+    assert!(log.writer.staged() > log.writer.durable());
+    // The next attempt comes after a second and not before.
+    disk.set_space(None);
+    let retry = log.writer.tend(now).unwrap().expect("it is tried again");
+    assert!(log.writer.is_short_of_space());
+    now = retry.max(now + Duration::from_secs(1)) + Duration::from_secs(5);
+    log.writer.tend(now).unwrap();
+    assert!(!log.writer.is_short_of_space());
+    log.sync(&mut journal).unwrap();
+    assert!(log.writer.room() >= BATCH_FOOTPRINT);
+    drop(log);
+    let disk = disk.after_power_cut(Loss::All, 0);
+    Running::open(&disk, &mut journal).unwrap();
+}
+
+#[test]
+fn a_batch_of_the_largest_size_always_fits_into_a_segment() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    log.vote(&mut journal);
+    let largest = config().batch_bytes_max;
+    for _ in 0..20 {
+        assert!(log.writer.room() >= footprint(largest));
+        log.batch(&mut journal, largest - 100);
+        log.sync(&mut journal).unwrap();
+        log.tend().unwrap();
+    }
+}
+
+#[test]
+fn an_even_larger_batch_gets_a_segment_of_its_own() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    log.vote(&mut journal);
+    log.tend().unwrap();
+    log.batch(&mut journal, 200 << 10);
+    log.batch(&mut journal, 10);
+    log.sync(&mut journal).unwrap();
+    drop(log);
+    Running::open(&disk, &mut journal).unwrap();
+}
+
+#[test]
+fn a_mark_is_set_once_after_a_second_without_writes() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    let start = Instant::now();
+    assert_eq!(log.writer.tend(start).unwrap(), None, "nothing to mark");
+    log.vote(&mut journal);
+    log.writer.write().unwrap();
+    assert_eq!(log.writer.tend(start).unwrap(), None, "a mark would have to sync");
+    log.sync(&mut journal).unwrap();
+    let due = log.writer.tend(start).unwrap().expect("a mark is due");
+    let room = log.writer.room();
+    assert_eq!(log.writer.tend(start).unwrap(), Some(due));
+    assert_eq!(log.writer.tend(due).unwrap(), None);
+    assert_eq!(log.writer.tend(due + Duration::from_secs(9)).unwrap(), None);
+    assert!(log.writer.room() <= room);
+    drop(log);
+    let bytes = disk.contents("segment-0000000000000001.log");
+    let records = bytes.chunks(4096).filter(|block| block.starts_with(b"KVR1")).count();
+    assert_eq!(records, 2, "the vote and one mark");
+}

@@ -1,0 +1,67 @@
+//! A file system of a few megabytes, for running out of space.
+
+use std::path::Path;
+
+use super::tool;
+
+/// A mounted ext4 of its own; unmounted when it is dropped.
+pub struct SmallDisk {
+    directory: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    pub fn new(mebibytes: u64) -> SmallDisk {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = SmallDisk { directory };
+        let image = disk.directory.path().join("image");
+        let file = std::fs::File::create(&image).expect("an image can be made");
+        file.set_len(mebibytes << 20).expect("an image can be made");
+        let image = image.to_str().expect("UTF-8");
+        std::fs::create_dir(disk.path()).expect("a mount point can be made");
+        // No journal and no reserved blocks: nearly all of it is for files.
+        tool("mkfs.ext4", &["-q", "-m", "0", "-O", "^has_journal", image]);
+        tool("mount", &["-o", "loop", image, disk.path().to_str().expect("UTF-8")]);
+        disk
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("mount")
+    }
+
+    /// Takes all free space but this much with a file, which is removed when the ballast is
+    /// dropped.
+    pub fn fill_up_to(&self, free_bytes: u64) -> Ballast {
+        let path = self.path().join("ballast");
+        let file = std::fs::File::create(&path).expect("a file can be made");
+        let stat = rustix::fs::statvfs(self.path()).expect("a mounted file system");
+        let free = stat.f_bavail * stat.f_frsize;
+        if let Some(size) = free.checked_sub(free_bytes).filter(|size| *size > 0) {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
+                .expect("the space was free");
+        }
+        Ballast { path }
+    }
+}
+
+/// A file that takes space.
+pub struct Ballast {
+    path: std::path::PathBuf,
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount(&self.path());
+    }
+}
+
+fn unmount(path: &Path) {
+    // Lazily: a test that has failed may still have files open there.
+    let _ = std::process::Command::new("umount").arg("-l").arg(path).status();
+}
