@@ -16,6 +16,7 @@ use kvorum::core::{
     Asker, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery, Refusal,
     ReplyTo, WriteOutcome,
 };
+use kvorum::wal::LogState;
 use kvorum_protocol::{
     Batch, Command, KeyList, Limits, LogIndex, Lsn, Member, MemberList, NodeId, Op, PairList,
     Quorum, Read, Response, Role,
@@ -221,6 +222,8 @@ struct World {
     model: Model,
     /// What the disk holds or is on its way there.
     records: Vec<(Lsn, Record)>,
+    /// What recovery makes of them; a record that it would refuse is an error.
+    log: LogState,
     durable: Lsn,
     /// Commands that were admitted and are not sealed.
     open: BTreeMap<LogIndex, Vec<u8>>,
@@ -242,6 +245,7 @@ impl World {
             out: Output::default(),
             model: Model::new(),
             records: Vec::new(),
+            log: LogState::default(),
             durable: Lsn(0),
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -376,6 +380,8 @@ impl World {
     fn crash(&mut self, kept: usize) {
         let kept = self.written().min(Lsn(self.durable.0 + kept as u64));
         self.records.retain(|(lsn, _)| *lsn <= kept);
+        self.log = LogState::default();
+        self.records.iter().for_each(|(_, record)| follow(&mut self.log, record));
         self.durable = kept;
         self.model.truncate(self.durable_index());
         assert!(self.model.last() >= self.acknowledged, "an answered write survives");
@@ -421,6 +427,7 @@ impl World {
         self.node.seal(&self.now, &mut self.out);
         for (lsn, record) in self.out.records.drain(..) {
             assert_eq!(lsn.0, self.records.len() as u64 + 1, "positions have no gap");
+            follow(&mut self.log, &record);
             if let Record::Batch(batch) = &record {
                 for (index, command) in batch.entries() {
                     if !matches!(command.op, Op::Noop | Op::Membership(_)) {
@@ -487,6 +494,15 @@ impl World {
 fn list<'a>(keys: &[usize], scratch: &'a mut Vec<u8>) -> KeyList<'a> {
     let keys = keys.iter().map(|key| KEYS[*key]);
     KeyList::encode(keys, &Limits::default(), scratch).unwrap()
+}
+
+fn follow(log: &mut LogState, record: &Record) {
+    let continues = match record {
+        Record::Batch(batch) => log.batch(batch.header()),
+        Record::TermVote { term, voted_for } => log.term_vote(*term, *voted_for),
+        Record::Truncate { .. } => panic!("a lone voter takes nothing back"),
+    };
+    continues.expect("a record that can come next");
 }
 
 fn start(records: &[(Lsn, Record)]) -> Node {

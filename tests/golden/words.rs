@@ -1,10 +1,10 @@
-//! The words of a trace: those of Raft and of the text protocol.
+//! The words of a trace: those of Raft and of the text protocol, as `kvorum wal dump` has them.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use kvorum::core::{NodeStatus, Record};
-use kvorum_protocol::{Command, LogIndex, Lsn, Op, Read, Response};
+use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, Op, Read, Response};
 
 /// Bytes as a script writes them: `word`, or `x@1000` for a thousand times the letter x.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub struct Shown<'a>(pub &'a [u8]);
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            [] => f.write_str("\"\""),
             [first, rest @ ..] if rest.len() >= 32 && rest.iter().all(|byte| byte == first) => {
                 write!(f, "{}@{}", char::from(*first), self.0.len())
             }
@@ -45,17 +46,16 @@ pub fn command(command: &Command<'_>) -> String {
         Op::Set { key, value } => format!("SET {} {}", Shown(key), Shown(value)),
         Op::Delete { key } => format!("DELETE {}", Shown(key)),
         Op::SetMany(pairs) => {
-            let pairs = pairs.iter().map(|(key, value)| format!("{}={}", Shown(key), Shown(value)));
-            format!("SET_MANY {}", joined(pairs))
+            let words = pairs.iter().flat_map(|(key, value)| [Shown(key), Shown(value)]);
+            format!("SET_MANY {} {}", pairs.len(), joined(words))
         }
-        Op::DeleteMany(keys) => format!("DELETE_MANY {}", joined(keys.iter().map(Shown))),
+        Op::DeleteMany(keys) => {
+            format!("DELETE_MANY {} {}", keys.len(), joined(keys.iter().map(Shown)))
+        }
         Op::Membership(bytes) => {
-            let members = kvorum_protocol::MemberList::decode(bytes).expect("the core made it");
-            let members = members.members().iter();
-            format!(
-                "MEMBERS {}",
-                joined(members.map(|m| format!("{}={}/{}", m.id, m.client, m.peer)))
-            )
+            let members = MemberList::decode(bytes).expect("the core made it");
+            let voters = members.voters().map(|voter| format!("voter={voter}"));
+            format!("MEMBERSHIP {}", joined(voters))
         }
     }
 }
@@ -93,15 +93,16 @@ fn found(found: Option<(LogIndex, &[u8])>) -> String {
 pub fn record(lsn: Lsn, record: &Record) -> String {
     match record {
         Record::TermVote { term, voted_for } => {
-            let voted_for = voted_for.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
-            format!("lsn={lsn} TERM {term} vote={voted_for}\n")
+            let voted_for = voted_for.map_or_else(|| "none".to_owned(), |node| node.to_string());
+            format!("lsn={lsn} TERM term={term} vote={voted_for}\n")
         }
         Record::Truncate { end } => format!("lsn={lsn} TRUNCATE last={}\n", end.index),
         Record::Batch(batch) => {
             let header = batch.header();
             let (first, last) = (header.first_index, header.last_index());
             let (term, time) = (header.term, header.log_time);
-            let mut lines = format!("lsn={lsn} BATCH {first}..{last} term={term} time={time}\n");
+            let mut lines =
+                format!("lsn={lsn} BATCH term={term} index={first}..{last} time={time}\n");
             for (index, entry) in batch.entries() {
                 lines += &format!("  {index} {}\n", command(&entry));
             }
