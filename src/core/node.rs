@@ -212,6 +212,10 @@ impl Node {
         if let Err(refusal) = self.admit(command, options) {
             return WriteOutcome::Refused(refusal);
         }
+        // Before the room is looked at: each record needs its own header and padding.
+        if self.log.open_bytes() >= BATCH_BYTES_SOFT {
+            self.seal_open(self.raft.term(), now.wall_ms);
+        }
         let log_bytes = self.log.open_bytes() as u64 + command.encoded_len() as u64;
         if log_bytes + RECORD_OVERHEAD_BYTES > self.log_room_bytes {
             return match self.log_is_short_of_space {
@@ -221,9 +225,6 @@ impl Node {
         }
         if self.log.staged_bytes() + self.log.open_bytes() > LOG_BACKLOG_BYTES_MAX {
             return WriteOutcome::Later;
-        }
-        if self.log.open_bytes() >= BATCH_BYTES_SOFT {
-            self.seal_open(self.raft.term(), now.wall_ms);
         }
         let index = self.log.push(command);
         let timeout = options.timeout.unwrap_or(self.config.quorum_timeout);

@@ -1,0 +1,126 @@
+//! The words of a trace: those of Raft and of the text protocol, as `kvorum wal dump` has them.
+
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use kvorum::core::{NodeStatus, Record};
+use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, Op, Read, Response};
+
+/// Bytes as a script writes them: `word`, or `x@1000` for a thousand times the letter x.
+#[derive(Clone)]
+pub struct Text(pub Vec<u8>);
+
+impl FromStr for Text {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Text, Self::Err> {
+        match text.split_once('@') {
+            Some((word, times)) => Ok(Text(word.repeat(times.parse()?).into())),
+            None => Ok(Text(text.into())),
+        }
+    }
+}
+
+/// Bytes as a trace shows them, what is long and dull cut short as above.
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("\"\""),
+            [first, rest @ ..] if rest.len() >= 32 && rest.iter().all(|byte| byte == first) => {
+                write!(f, "{}@{}", char::from(*first), self.0.len())
+            }
+            _ => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
+}
+
+fn joined<T: Display>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+pub fn command(command: &Command<'_>) -> String {
+    match command.op {
+        Op::Noop => "NOOP".to_owned(),
+        Op::Set { key, value } => format!("SET {} {}", Shown(key), Shown(value)),
+        Op::Delete { key } => format!("DELETE {}", Shown(key)),
+        Op::SetMany(pairs) => {
+            let words = pairs.iter().flat_map(|(key, value)| [Shown(key), Shown(value)]);
+            format!("SET_MANY {} {}", pairs.len(), joined(words))
+        }
+        Op::DeleteMany(keys) => {
+            format!("DELETE_MANY {} {}", keys.len(), joined(keys.iter().map(Shown)))
+        }
+        Op::Membership(bytes) => {
+            let members = MemberList::decode(bytes).expect("the core made it");
+            let voters = members.voters().map(|voter| format!("voter={voter}"));
+            format!("MEMBERSHIP {}", joined(voters))
+        }
+    }
+}
+
+pub fn read(read: &Read<'_>) -> String {
+    match read {
+        Read::Get(key) => format!("GET {}", Shown(key)),
+        Read::GetMany(keys) => format!("GET_MANY {}", joined(keys.iter().map(Shown))),
+        Read::Exists(keys) => format!("EXISTS {}", joined(keys.iter().map(Shown))),
+        Read::Length(key) => format!("LENGTH {}", Shown(key)),
+    }
+}
+
+pub fn response(response: &Response<'_>) -> String {
+    match response {
+        Response::Written { version } => format!("OK version={version}"),
+        Response::Deleted { version, count } => format!("OK deleted={count} version={version}"),
+        Response::Value { version, value } => found(Some((*version, value))),
+        Response::NotFound => found(None),
+        Response::Values(values) => joined(values.iter().map(found)),
+        Response::Number(number) => format!("NUMBER {number}"),
+        Response::Error { code, message } => format!("ERROR {} {message}", code.word()),
+        other => unreachable!("the core does not answer {other:?}"),
+    }
+}
+
+fn found(found: Option<(LogIndex, &[u8])>) -> String {
+    match found {
+        Some((version, value)) => format!("VALUE {} version={version}", Shown(value)),
+        None => "NOT_FOUND".to_owned(),
+    }
+}
+
+/// One line for the record, and one for each of its entries.
+pub fn record(lsn: Lsn, record: &Record) -> String {
+    match record {
+        Record::TermVote { term, voted_for } => {
+            let voted_for = voted_for.map_or_else(|| "none".to_owned(), |node| node.to_string());
+            format!("lsn={lsn} TERM term={term} vote={voted_for}\n")
+        }
+        Record::Truncate { end } => format!("lsn={lsn} TRUNCATE last={}\n", end.index),
+        Record::Batch(batch) => {
+            let header = batch.header();
+            let (first, last) = (header.first_index, header.last_index());
+            let (term, time) = (header.term, header.log_time);
+            let mut lines =
+                format!("lsn={lsn} BATCH term={term} index={first}..{last} time={time}\n");
+            for (index, entry) in batch.entries() {
+                lines += &format!("  {index} {}\n", command(&entry));
+            }
+            lines
+        }
+    }
+}
+
+pub fn status(status: &NodeStatus) -> String {
+    format!(
+        "role={} term={} leader={} commit={} applied={} last={} durable={} keys={}",
+        status.role.word(),
+        status.term,
+        status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+        status.committed,
+        status.applied,
+        status.last,
+        status.durable,
+        status.keys,
+    )
+}
