@@ -5,9 +5,11 @@
 mod support;
 
 use std::collections::HashMap;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
-use kvorum::client::{Connection, Reply};
+use kvorum::client::{Connection, ConnectionError, Reason, Reply};
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{Command, Op, Read, Request};
 use support::client::Text;
@@ -19,6 +21,9 @@ use support::strace::{DISK_SYNCS, DISK_WRITES, Strace};
 /// Requests in flight on each connection of a load.
 const DEPTH: usize = 32;
 
+/// When nothing has come for so long from a server that was stopped, nothing will.
+const LAST_CALL: Duration = Duration::from_millis(50);
+
 /// What one client knows of its own keys, which nobody else writes. Values count up.
 #[derive(Default)]
 struct Known {
@@ -28,28 +33,36 @@ struct Known {
 }
 
 impl Known {
-    /// Writes with `DEPTH` requests in flight until the server is gone.
-    fn write(&mut self, address: &str, client: u64) {
+    /// Writes with `DEPTH` requests in flight until the server is gone, or `last_call` has come and
+    /// no more answers do.
+    fn write(&mut self, address: &str, client: u64, last_call: &AtomicBool) {
         let Ok(mut connection) = Connection::open(address, deadline()) else { return };
-        let mut in_flight = std::collections::VecDeque::new();
-        for n in 0_u64.. {
-            let key = n % 100;
-            let value = self.sent.get(&key).copied().unwrap_or(0) + 1;
-            let (name, text) = (format!("c{client}k{key}"), value.to_string());
-            let op = Op::Set { key: name.as_bytes(), value: text.as_bytes() };
-            let request = Request::Write(Command::new(op));
-            self.sent.insert(key, value);
-            match connection.send(RequestHead::default(), &request, deadline()) {
-                Ok(id) => in_flight.push_back((id, key, value)),
-                Err(_) => return,
-            }
-            if in_flight.len() == DEPTH {
-                let (id, key, value) = in_flight.pop_front().expect("not empty");
-                match connection.receive_for(id, deadline()) {
-                    Ok(Reply::Written { .. }) => self.acknowledged.insert(key, value),
-                    Ok(other) => panic!("a write was answered with {other:?}"),
+        let mut in_flight = HashMap::new();
+        let mut n = 0;
+        loop {
+            while in_flight.len() < DEPTH && !last_call.load(Relaxed) {
+                n += 1;
+                let key = n % 100;
+                let value = self.sent.get(&key).copied().unwrap_or(0) + 1;
+                let (name, text) = (format!("c{client}k{key}"), value.to_string());
+                let op = Op::Set { key: name.as_bytes(), value: text.as_bytes() };
+                let request = Request::Write(Command::new(op));
+                self.sent.insert(key, value);
+                match connection.send(RequestHead::default(), &request, deadline()) {
+                    Ok(id) => in_flight.insert(id, (key, value)),
                     Err(_) => return,
                 };
+            }
+            match connection.receive(Instant::now() + LAST_CALL) {
+                Ok((id, Reply::Written { .. })) => {
+                    let (key, value) = in_flight.remove(&id).expect("an answer to a request");
+                    let acknowledged = self.acknowledged.entry(key).or_default();
+                    *acknowledged = value.max(*acknowledged);
+                }
+                Ok((_, other)) => panic!("a write was answered with {other:?}"),
+                Err(ConnectionError::Lost { reason: Reason::Deadline, .. })
+                    if !last_call.load(Relaxed) => {}
+                Err(_) => return,
             }
         }
     }
@@ -76,17 +89,43 @@ impl Known {
     }
 }
 
+/// The clients of a load, while they write.
+struct Clients<'scope> {
+    threads: Vec<ScopedJoinHandle<'scope, ()>>,
+    last_call: &'scope AtomicBool,
+}
+
+impl Clients<'_> {
+    /// Kills the server so that each client has read every answer that it gave. The answers would
+    /// be lost otherwise, because a socket that is closed with unread requests resets the
+    /// connection, and with them the acknowledgements that are the most interesting.
+    fn kill(self, server: &mut Server) {
+        server.pause();
+        self.last_call.store(true, Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a client failed");
+        }
+        server.kill();
+    }
+}
+
 /// Keeps clients writing while `disturb` runs, which must end the server; then starts it again and
 /// checks what they know.
-fn load(server: &mut Server, known: &mut [Known], disturb: impl FnOnce(&mut Server)) {
+fn load(
+    server: &mut Server,
+    known: &mut [Known],
+    disturb: impl for<'scope> FnOnce(&mut Server, Clients<'scope>),
+) {
     let address = server.address().to_owned();
+    let last_call = AtomicBool::new(false);
     thread::scope(|scope| {
-        for (client, known) in (0..).zip(&mut *known) {
-            let address = &address;
-            scope.spawn(move || known.write(address, client));
-        }
+        let (address, last_call) = (&address, &last_call);
+        let threads = (0..)
+            .zip(&mut *known)
+            .map(|(client, known)| scope.spawn(move || known.write(address, client, last_call)))
+            .collect();
         let victim = Victim(server);
-        disturb(victim.0);
+        disturb(victim.0, Clients { threads, last_call });
     });
     server.start_again();
     for (client, known) in (0..).zip(&*known) {
@@ -113,10 +152,10 @@ fn kill_under_load_many_times() {
     let mut known = four_clients();
     for round in 1..=20_u64 {
         let before = server.status_number("last");
-        load(&mut server, &mut known, |server| {
+        load(&mut server, &mut known, |server, clients| {
             // Another number of writes each time, so that the crash meets another moment.
             server.wait_for_status("last", |last| last > before + round * 97);
-            server.kill();
+            clients.kill(server);
         });
     }
     assert!(known.iter().all(|known| !known.acknowledged.is_empty()), "nothing was tested");
@@ -130,9 +169,9 @@ fn kill_under_load_keeps_acknowledged_writes_without_fsync_too() {
         // The process dies, the machine does not: what was written is still there.
         for _ in 0..3 {
             let before = server.status_number("last");
-            load(&mut server, &mut known, |server| {
+            load(&mut server, &mut known, |server, clients| {
                 server.wait_for_status("last", |last| last > before + 2000);
-                server.kill();
+                clients.kill(server);
             });
         }
     }
@@ -143,7 +182,7 @@ fn terminate_under_load_exits_0_and_loses_nothing() {
     let mut server = Server::start(&[]);
     let mut known = four_clients();
     let before = server.status_number("last");
-    load(&mut server, &mut known, |server| {
+    load(&mut server, &mut known, |server, _| {
         server.wait_for_status("last", |last| last > before + 1000);
         assert_eq!(server.terminate().code, Some(0));
     });
@@ -155,7 +194,7 @@ fn fail_disk_under_load(calls: &str, error: &str) {
     let mut known = four_clients();
     for when in [1, 2, 17] {
         let before = server.status_number("last");
-        load(&mut server, &mut known, |server| {
+        load(&mut server, &mut known, |server, _| {
             server.wait_for_status("last", |last| last > before + 100);
             let what = format!("error={error}:when={when}+");
             let strace = Strace::inject(server.pid(), calls, &what);
@@ -207,7 +246,7 @@ fn a_full_disk_refuses_writes_until_there_is_space() {
     let mut server = Server::start_in(&data, &[]);
     let mut client = server.text();
     assert_eq!(client.ask("SET first v"), "OK");
-    let ballast = disk.fill_up_to(1 << 20);
+    let ballast = disk.fill();
     let value = "v".repeat(1 << 20);
     let mut stored = 0;
     let refusal = loop {
@@ -230,7 +269,7 @@ fn a_full_disk_refuses_writes_until_there_is_space() {
             break;
         }
         assert!(reply.starts_with("ERROR DISK_FULL "), "{reply}");
-        assert!(std::time::Instant::now() < deadline, "space came back, writes did not");
+        assert!(Instant::now() < deadline, "space came back, writes did not");
     }
     server.kill();
     server.start_again();
@@ -247,7 +286,7 @@ fn a_full_disk_refuses_writes_until_there_is_space() {
 #[test]
 fn a_disk_without_room_for_a_log_is_refused_at_the_start() {
     let disk = SmallDisk::new(32);
-    let ballast = disk.fill_up_to(64 << 10);
+    let ballast = disk.fill();
     let data = disk.path().join("data");
     let exit = Server::try_start(&data, &[]).err().expect("there is no room to serve");
     assert_eq!(exit.code, Some(1), "{exit:?}");
@@ -284,7 +323,7 @@ fn few_file_descriptors_limit_the_connections_and_not_the_log() {
         client.send_if_possible(b"PING\n");
         match client.line() {
             Some(line) if line == "PONG" => break,
-            reply => assert!(std::time::Instant::now() < deadline, "still refused: {reply:?}"),
+            reply => assert!(Instant::now() < deadline, "still refused: {reply:?}"),
         }
     }
 }

@@ -248,7 +248,7 @@ fn verify_tells_a_torn_tail_from_damage() {
 #[test]
 fn a_log_can_be_verified_at_any_moment_while_it_is_written() {
     let temp = tempfile::tempdir().unwrap();
-    let (mut writer, _, _) = open(temp.path(), false);
+    let (writer, _, _) = open(temp.path(), false);
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let looks = scope.spawn(|| {
@@ -259,15 +259,21 @@ fn a_log_can_be_verified_at_any_moment_while_it_is_written() {
             }
             looks
         });
-        let mut end = LogEnd::default();
-        writer.stage(Lsn(1), &vote());
-        for lsn in 2..400 {
-            writer.stage(Lsn(lsn), &set(&mut end, 20_000));
-            writer.write().unwrap();
-            writer.sync().unwrap();
-            writer.tend(Instant::now()).unwrap();
-        }
+        // As in the server, the log belongs to a thread of its own.
+        let mut writer = writer;
+        let write = move || {
+            let mut end = LogEnd::default();
+            writer.stage(Lsn(1), &vote());
+            for lsn in 2..400 {
+                writer.stage(Lsn(lsn), &set(&mut end, 20_000));
+                writer.write().unwrap();
+                writer.sync().unwrap();
+                writer.tend(Instant::now()).unwrap();
+            }
+        };
+        let written = scope.spawn(write).join();
         done.store(true, std::sync::atomic::Ordering::Release);
+        written.unwrap();
         assert!(looks.join().unwrap() > 0);
     });
 }

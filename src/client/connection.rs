@@ -3,7 +3,8 @@
 //! Any number of requests may be in flight: [`send`](Connection::send) them, then
 //! [`receive_for`](Connection::receive_for) each by the id that `send` returned, in any order; or
 //! [`call`](Connection::call) for one at a time. Each function returns at its deadline at the
-//! latest. After an error the connection is of no more use: drop it.
+//! latest. After an error the connection is of no more use: drop it. The one exception is a
+//! `receive` that has met its deadline: the answer may still come, and can be waited for again.
 //!
 //! CAVEATS. A node stops reading from a client that does not read its replies, and `send` does not
 //! read: with more replies in flight than the sockets' buffers hold, it waits until its deadline.

@@ -59,12 +59,13 @@ pub fn for_each_entry<'a, S>(
                 Op::Set { key, .. } | Op::Delete { key } => Some(store.hash(key)),
                 _ => None,
             };
-            if let Some(hash) = hash {
-                store.prefetch(hash);
-            }
             *slot = Entry { index, command, end, hash };
             (offset, index) = (end, index.next());
             count += 1;
+        }
+        // A loop of its own, so short that the processor runs many rounds of it at once.
+        for hash in ahead[..count].iter().filter_map(|entry| entry.hash) {
+            store.prefetch(hash);
         }
         for entry in &ahead[..count] {
             each(state, entry)?;

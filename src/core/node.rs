@@ -18,6 +18,9 @@ use super::recovery::Recovery;
 use super::store::{KeyHash, Store};
 use super::time::{Instant, Now};
 
+/// How many keys of a GET_MANY are brought near before the first is looked up.
+const GET_MANY_AHEAD: usize = 64;
+
 /// Bytes of writes that may be open or on their way to the disk. Beyond it further writes wait at
 /// their connections, and reads go on.
 const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
@@ -524,6 +527,7 @@ fn look_up<'a>(
         Read::GetMany(keys) => {
             let count = u32::try_from(keys.len()).expect("bounded by KEYS_PER_REQUEST_MAX");
             let mut list = ValueListBuilder::new(count, scratch);
+            keys.iter().take(GET_MANY_AHEAD).for_each(|key| store.prefetch(store.hash(key)));
             let built = keys.iter().try_for_each(|key| list.push(store.get(key)));
             built.map_err(|_| Refusal::ReplyTooLarge)?;
             Ok(Response::Values(ValueList::decode(scratch).expect("just written")))

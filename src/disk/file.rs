@@ -86,14 +86,16 @@ impl FileDisk {
             let path = path.to_owned();
             move |source| DiskError::Io { action, path, source }
         };
-        if !directory.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(fail("create directory", directory))?;
-            // The new name must not vanish in a power cut, and the log with it.
-            if let Some(parent) = directory.canonicalize().ok().as_deref().and_then(Path::parent) {
-                let synced = File::open(parent).and_then(|parent| parent.sync_all());
-                synced.map_err(fail("sync directory", parent))?;
-            }
+        let missing =
+            directory.ancestors().take_while(|path| !path.exists() && !path.as_os_str().is_empty());
+        let missing: Vec<&Path> = missing.collect();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(fail("create directory", directory))?;
+        // The new names must not vanish in a power cut, and the log with them.
+        for parent in missing.into_iter().filter_map(Path::parent) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            let synced = File::open(parent).and_then(|parent| parent.sync_all());
+            synced.map_err(fail("sync directory", parent))?;
         }
         let path = directory.join(LOCK_NAME);
         let lock = options().create(true).truncate(false).open(&path);

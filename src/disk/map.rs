@@ -6,6 +6,8 @@ use std::ops::Deref;
 
 use memmap2::{Advice, Mmap};
 
+use super::BLOCK_BYTES;
+
 /// The bytes of a file: mapped, or read into memory.
 pub struct Contents(Source);
 
@@ -32,7 +34,7 @@ impl From<Vec<u8>> for Contents {
 }
 
 impl Contents {
-    /// Maps a file for reading and brings its pages in.
+    /// Maps a file for reading, and brings its first blocks in.
     ///
     /// The caller holds the lock of the file's directory and does not write the file before the
     /// `Contents` is dropped.
@@ -45,18 +47,38 @@ impl Contents {
         // and every kvorum process takes the directory's exclusive lock before it writes there
         // (`FileDisk::open`, the only constructor whose disk maps). Within this process, the only
         // writers are `DiskFile`s; the log reads a segment before it opens it for writing, and
-        // drops the contents first (`wal::recovery`). An administrator who edits a live log as
-        // root is outside of what any program can prove.
+        // drops the contents first (`settle` in `wal::recovery`). An administrator who edits a
+        // live log as root is outside of what any program can prove.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(file)? };
-        // Reading ahead of use overlaps the disk with the checks. It also turns a sector that can
-        // not be read into an error here, where a plain access would be a SIGBUS: that is EFAULT
-        // of MADV_POPULATE_READ (madvise(2), Linux 5.14). An older kernel says EINVAL.
-        match map.advise(Advice::PopulateRead) {
-            Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
-                Err(io::Error::new(error.kind(), format!("the medium does not read: {error}")))
-            }
-            _ => Ok(Contents(Source::Mapped(map))),
+        populate(&map, map.len().min(FIRST_BYTES))?;
+        Ok(Contents(Source::Mapped(map)))
+    }
+
+    /// Brings all of it into memory, if it is not there yet. Done ahead of use, and on another
+    /// thread, it overlaps the disk with the work on what came before.
+    ///
+    /// # Errors
+    /// A part of the file can not be read from the medium.
+    pub fn read_ahead(&self) -> io::Result<()> {
+        match &self.0 {
+            Source::Mapped(map) => populate(map, map.len()),
+            Source::Owned(_) => Ok(()),
         }
+    }
+}
+
+/// What is looked at to decide whether the rest is needed.
+const FIRST_BYTES: usize = 2 * BLOCK_BYTES;
+
+/// Brings the first `bytes` in. This also turns a sector that can not be read into an error, where
+/// a plain access would be a SIGBUS: EFAULT of MADV_POPULATE_READ (madvise(2), Linux 5.14). An
+/// older kernel says EINVAL, and the pages come in when they are used.
+fn populate(map: &Mmap, bytes: usize) -> io::Result<()> {
+    match map.advise_range(Advice::PopulateRead, 0, bytes) {
+        Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
+            Err(io::Error::new(error.kind(), format!("the medium does not read: {error}")))
+        }
+        _ => Ok(()),
     }
 }

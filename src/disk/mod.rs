@@ -33,7 +33,8 @@ pub trait Disk: Send + Sync {
     /// The directory can not be read.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// The whole contents of a file that nobody writes while they are used.
+    /// The whole contents of a file that nobody writes while they are used. More than the first
+    /// two blocks is to be looked at after [`Contents::read_ahead`] only.
     ///
     /// # Errors
     /// The file is not there, or its bytes can not be read from the medium.

@@ -5,6 +5,9 @@ use std::io::{self, ErrorKind, Write};
 /// An outbox larger than this is given back to the allocator when it is empty.
 const KEPT_BYTES: usize = 256 << 10;
 
+/// Empty outboxes that are kept for the next connections with something to say.
+const SPARES_MAX: usize = 64;
+
 /// Room of a fresh outbox: the replies of one pipelined turn.
 const FRESH_BYTES: usize = 16 << 10;
 
@@ -72,12 +75,25 @@ impl Outbox {
                     self.sent += count;
                     left -= count;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.forget_sent();
+                    return Ok(Sent::Blocked);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(Sent::All)
+    }
+
+    /// Gives up the room of what is sent. A client that reads at its own pace may never find the
+    /// outbox empty, and without this it would grow by everything that was ever sent. Each byte is
+    /// moved at most once for each byte that was sent.
+    fn forget_sent(&mut self) {
+        if self.sent >= self.len() {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     /// Gives the memory back once everything is sent.
@@ -88,7 +104,7 @@ impl Outbox {
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         self.sent = 0;
-        if bytes.capacity() <= KEPT_BYTES {
+        if bytes.capacity() <= KEPT_BYTES && pool.spare.len() < SPARES_MAX {
             bytes.clear();
             pool.spare.push(bytes);
         }
@@ -119,6 +135,44 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn an_outbox_that_is_never_empty_does_not_grow() {
+        let mut pool = OutboxPool::default();
+        let mut outbox = Outbox::default();
+        let mut socket = Narrow { room: 0, taken: Vec::new() };
+        let mut expected = Vec::new();
+        outbox.buffer(&mut pool).extend_from_slice(&[b'x'; 50_000]);
+        expected.extend_from_slice(&[b'x'; 50_000]);
+        for round in 0..1000 {
+            let reply = vec![b'a' + u8::try_from(round % 26).unwrap(); 1000];
+            outbox.buffer(&mut pool).extend_from_slice(&reply);
+            expected.extend_from_slice(&reply);
+            socket.room = 1000;
+            assert_eq!(outbox.send(&mut socket, 1 << 20).unwrap(), Sent::Blocked);
+            outbox.recycle(&mut pool);
+            assert_eq!(outbox.len(), 50_000);
+        }
+        assert!(outbox.capacity() < 300_000, "{} bytes held", outbox.capacity());
+        socket.room = 50_000;
+        assert_eq!(outbox.send(&mut socket, 1 << 20).unwrap(), Sent::All);
+        assert_eq!(socket.taken, expected);
+    }
+
+    #[test]
+    fn a_crowd_of_outboxes_is_not_kept() {
+        let mut pool = OutboxPool::default();
+        let mut socket = Narrow { room: usize::MAX, taken: Vec::new() };
+        let mut crowd: Vec<Outbox> = (0..1000).map(|_| Outbox::default()).collect();
+        for outbox in &mut crowd {
+            outbox.buffer(&mut pool).push(b'x');
+        }
+        for outbox in &mut crowd {
+            assert_eq!(outbox.send(&mut socket, 1).unwrap(), Sent::All);
+            outbox.recycle(&mut pool);
+        }
+        assert_eq!(pool.spare.len(), SPARES_MAX);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn,
 use super::slots::Slots;
 use crate::core::ReadOutcome;
 
+/// How many commands are looked at ahead.
+const LOOKAHEAD: usize = 16;
+
 /// The RESP side of a connection.
 #[derive(Debug)]
 pub struct RespSession {
@@ -66,9 +69,14 @@ impl RespSession {
         out: &mut Vec<u8>,
     ) -> Served {
         let mut consumed = 0;
+        let mut announced = 0;
         let mut args = std::mem::take(&mut self.args);
         let pause = loop {
             let rest = &input[consumed..];
+            // Not for the first command: most often it is the only one.
+            if consumed > announced {
+                announced = consumed + announce_keys(turn, rest, &mut args);
+            }
             if out.len() > OUTBOX_BYTES_SOFT {
                 break Pause::Output;
             }
@@ -192,6 +200,32 @@ impl RespSession {
             encode(out, version, shape, response);
         });
     }
+}
+
+/// Announces the keys of the next commands to the store, as far as they are plain GETs, so that
+/// their cache misses overlap. Answers how many bytes it has looked at.
+fn announce_keys(turn: &Turn<'_>, input: &[u8], args: &mut Args) -> usize {
+    let limits = turn.server.limits();
+    let store = turn.node.store();
+    let mut hashes = [None; LOOKAHEAD];
+    let mut offset = 0;
+    for hash in &mut hashes {
+        let rest = &input[offset..];
+        let Ok(Decoded::Command { consumed }) = Decoder::default().decode(rest, &limits, args)
+        else {
+            break;
+        };
+        let command = args.of(rest);
+        if command.len() != 2 || !command.get(0).eq_ignore_ascii_case(b"GET") {
+            break;
+        }
+        *hash = Some(store.hash(command.get(1)));
+        offset += consumed;
+    }
+    for hash in hashes.into_iter().flatten() {
+        store.prefetch(hash);
+    }
+    offset
 }
 
 /// `CONFIG GET appendonly`: see [`super::server::RedisProbe`].

@@ -9,11 +9,12 @@ use kvorum_protocol::{LogIndex, Lsn};
 
 use super::error::{Fault, Oddity, WalError};
 use super::identity::{self, IDENTITY_NAME, IDENTITY_TMP_NAME, Identity};
-use super::layout::{FileName, HeaderBlock, SegmentHeader, segment_name};
+use super::layout::{
+    FileName, HeaderBlock, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name,
+};
 use super::record::RecordView;
 use super::scan::{FoundRecord, Next, NotUnderstood, Position, SegmentScan, Stop};
 use super::spare::SPARE_TMP_NAME;
-use super::state::LogState;
 use super::writer::Sealed;
 use crate::core::ReplayError;
 use crate::disk::{Contents, Disk};
@@ -145,7 +146,7 @@ pub(super) fn read_segments(
         let (send, segments) = sync_channel(1);
         scope.spawn(move || {
             for sequence in sequences {
-                if send.send((*sequence, disk.read(&segment_name(*sequence)))).is_err() {
+                if send.send((*sequence, read(disk, *sequence))).is_err() {
                     return;
                 }
             }
@@ -165,6 +166,15 @@ pub(super) fn read_segments(
             Err(WalError::Missing { path: disk.path(&segment_name(first)) })
         }
     }
+}
+
+fn read(disk: &dyn Disk, sequence: u64) -> io::Result<Contents> {
+    let contents = disk.read(&segment_name(sequence))?;
+    // A spare is not looked at beyond its first record.
+    if SegmentHeader::decode(&contents) != HeaderBlock::Unused {
+        contents.read_ahead()?;
+    }
+    Ok(contents)
 }
 
 struct Reader<'a> {
@@ -208,18 +218,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A prepared segment: nothing may follow it, and its first record must not be there either.
+    /// A prepared segment: nothing may follow it, and its first record must not be there: when
+    /// that was written, the header was durable.
     fn unused(&mut self, sequence: u64, contents: &Contents) -> Result<(), WalError> {
-        let would_be = SegmentHeader {
-            identity: *self.identity,
-            sequence,
-            segment_bytes: contents.len() as u64,
-            first_lsn: Lsn(0),
-            prev: 0,
-            commit: LogIndex(0),
-            state: LogState::default(),
-        };
-        let has_records = SegmentScan::new(contents, &would_be).torn_blocks().next().is_some();
+        let first = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+        let has_records = RecordHeader::claims(first, self.identity.incarnation, sequence);
         let Some(log) = self.log.as_mut().filter(|_| !has_records) else {
             return Err(self.corrupt(sequence, 0, Fault::SegmentHeader));
         };
@@ -230,8 +233,11 @@ impl Reader<'_> {
     /// Whether a segment starts exactly where the one before ended.
     fn check_start(&self, header: &SegmentHeader) -> Result<(), WalError> {
         let Some(log) = &self.log else {
-            // The first one: what came before must be in a snapshot.
-            if header.sequence > 1 && header.state.end.index > self.snapshot_index {
+            if header.sequence == 1 && Position::at_start_of(header) != Position::default() {
+                return Err(self.corrupt(1, 0, Fault::SegmentHeader));
+            }
+            // What came before must be in a snapshot.
+            if header.state.end.index > self.snapshot_index {
                 let missing = segment_name(header.sequence - 1);
                 return Err(WalError::Missing { path: self.disk.path(&missing) });
             }
@@ -361,4 +367,94 @@ pub(super) fn io_error(
     source: io::Error,
 ) -> WalError {
     WalError::Io { action, path: disk.path(name), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::core::log::LogEnd;
+    use crate::core::{Recovery, ReplayError};
+    use crate::disk::{BLOCK_BYTES, FileDisk};
+    use crate::wal::layout::{FLAG_END_OF_GROUP, RecordHeader};
+    use crate::wal::record::KIND_MARK;
+    use crate::wal::{Identity, RecoverySink, WalConfig, open};
+
+    impl RecoverySink for Recovery {
+        fn record(
+            &mut self,
+            lsn: Lsn,
+            _commit: LogIndex,
+            record: &RecordView<'_>,
+        ) -> Result<(), ReplayError> {
+            match record {
+                RecordView::Batch { header, bytes } => self.batch(lsn, header, bytes),
+                _ => Ok(()),
+            }
+        }
+
+        fn progress(&mut self, _done_bytes: u64, _total_bytes: u64) {}
+    }
+
+    /// Opens a log whose only segment was changed by `forge`, with sound checksums.
+    fn open_forged(forge: impl FnOnce(&mut [u8])) -> WalError {
+        let directory = tempfile::tempdir().unwrap();
+        let config = WalConfig {
+            segment_bytes_min: 64 << 10,
+            batch_bytes_max: 4 << 10,
+            prepare_in_background: false,
+            ..WalConfig::new(Identity::random(kvorum_protocol::NodeId(1), None))
+        };
+        let open = || {
+            let disk = FileDisk::open(directory.path(), false).unwrap();
+            open(Arc::new(disk), config.clone(), &mut Recovery::new(1))
+        };
+        drop(open().unwrap());
+        let path = directory.path().join(segment_name(1));
+        let mut segment = std::fs::read(&path).unwrap();
+        forge(&mut segment);
+        std::fs::write(&path, segment).unwrap();
+        open().err().expect("it is refused")
+    }
+
+    fn header_of(segment: &[u8]) -> SegmentHeader {
+        let HeaderBlock::Valid(header) = SegmentHeader::decode(segment) else { panic!() };
+        header
+    }
+
+    #[test]
+    fn a_log_can_not_begin_in_the_middle() {
+        let error = open_forged(|segment| {
+            let mut header = header_of(segment);
+            header.state.end = LogEnd { index: LogIndex(5), ..LogEnd::default() };
+            let bytes = header.encode();
+            segment[..bytes.len()].copy_from_slice(&bytes);
+        });
+        let fault = Fault::SegmentHeader;
+        assert!(matches!(error, WalError::Corrupt { fault: f, .. } if f == fault), "{error}");
+    }
+
+    #[test]
+    fn a_record_can_not_tell_of_what_comes_behind_it() {
+        for synced in [8, BLOCK_BYTES as u64 + 8, 2 * BLOCK_BYTES as u64, u64::MAX] {
+            let error = open_forged(|segment| {
+                let mark = RecordHeader {
+                    prev: 0,
+                    body_bytes: 0,
+                    body_crc: 0,
+                    kind: KIND_MARK,
+                    flags: FLAG_END_OF_GROUP,
+                    incarnation: header_of(segment).identity.incarnation,
+                    segment: 1,
+                    lsn: Lsn(0),
+                    synced,
+                    commit: LogIndex(0),
+                };
+                let (bytes, _) = mark.encode();
+                segment[BLOCK_BYTES..][..bytes.len()].copy_from_slice(&bytes);
+            });
+            assert!(matches!(error, WalError::NotUnderstood { .. }), "{error}");
+        }
+    }
 }

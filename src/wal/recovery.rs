@@ -152,6 +152,7 @@ fn check_untouched(disk: &dyn Disk, sequences: &[u64]) -> Result<(), WalError> {
         [1] => {
             let segment =
                 disk.read(&name).map_err(|source| io_error(disk, "read", &name, source))?;
+            segment.read_ahead().map_err(|source| io_error(disk, "read", &name, source))?;
             let begun = match SegmentHeader::decode(&segment) {
                 HeaderBlock::Valid(header) => header.sequence == 1 && header.first_lsn == Lsn(1),
                 HeaderBlock::Unused => true,

@@ -1,7 +1,7 @@
 //! Reading one segment: group after group, until something is not the record that should come.
 //! Recovery, `dump` and `verify` read through this.
 
-use kvorum_protocol::{LogIndex, Lsn};
+use kvorum_protocol::{DecodeError, LogIndex, Lsn};
 
 use super::error::{Fault, Oddity};
 use super::layout::{
@@ -200,6 +200,11 @@ impl<'v> SegmentScan<'v> {
         let lsn = if header.kind == KIND_MARK { before.lsn } else { before.lsn.next() };
         if header.lsn != lsn || header.prev != before.chain {
             return Err(Unreadable::Stop(Fault::Chain));
+        }
+        // A sound checksum makes no sound number: recovery writes from there on.
+        if header.synced > offset as u64 || !header.synced.is_multiple_of(BLOCK_BYTES as u64) {
+            let error = DecodeError::Invalid("the durable mark of a record");
+            return Err(Unreadable::Odd(lsn, Oddity::Body(error)));
         }
         if header.flags & !FLAG_END_OF_GROUP != 0 {
             return Err(Unreadable::Odd(lsn, Oddity::Flags(header.flags)));

@@ -329,8 +329,9 @@ impl Writer {
     /// A snapshot covers everything up to `index`: segments without any later entry are given up,
     /// to be recycled or removed by [`tend`](Writer::tend).
     pub fn release(&mut self, index: LogIndex) {
-        while let Some(oldest) = self.sealed.pop_front_if(|sealed| sealed.last_index <= index) {
+        while let Some(oldest) = self.sealed.front().filter(|sealed| sealed.last_index <= index) {
             self.spares.release(Released { sequence: oldest.sequence, bytes: oldest.bytes });
+            self.sealed.pop_front();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use super::PATIENCE;
 
@@ -78,6 +79,18 @@ impl Raw {
         socket.set_nonblocking(true).expect("an option can be set");
         let ready = socket.peek(&mut [0]).is_ok();
         socket.set_nonblocking(false).expect("an option can be set");
+        ready
+    }
+
+    /// Whether anything comes, the end included, before this time is over.
+    pub fn hears_within(&mut self, time: Duration) -> bool {
+        if !self.stream.buffer().is_empty() {
+            return true;
+        }
+        let socket = self.stream.get_ref();
+        socket.set_read_timeout(Some(time)).expect("a timeout can be set");
+        let ready = socket.peek(&mut [0]).is_ok();
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         ready
     }
 }

@@ -29,18 +29,22 @@ impl SmallDisk {
         self.directory.path().join("mount")
     }
 
-    /// Takes all free space but this much with a file, which is removed when the ballast is
-    /// dropped.
-    pub fn fill_up_to(&self, free_bytes: u64) -> Ballast {
+    /// Takes all free space, but for less than a megabyte, with a file that is removed when the
+    /// ballast is dropped. Others may be taking space at the same time.
+    pub fn fill(&self) -> Ballast {
+        use rustix::fs::{FallocateFlags, fallocate};
+        const PIECE_BYTES: u64 = 1 << 20;
         let path = self.path().join("ballast");
         let file = std::fs::File::create(&path).expect("a file can be made");
-        let stat = rustix::fs::statvfs(self.path()).expect("a mounted file system");
-        let free = stat.f_bavail * stat.f_frsize;
-        if let Some(size) = free.checked_sub(free_bytes).filter(|size| *size > 0) {
-            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
-                .expect("the space was free");
+        let mut pieces = 0;
+        loop {
+            let offset = pieces * PIECE_BYTES;
+            match fallocate(&file, FallocateFlags::empty(), offset, PIECE_BYTES) {
+                Ok(()) => pieces += 1,
+                Err(rustix::io::Errno::NOSPC) => return Ballast { path },
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
         }
-        Ballast { path }
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod disk;
+pub mod resources;
 pub mod server;
 pub mod strace;
 

@@ -111,20 +111,17 @@ impl Item {
         HEADER_BYTES + self.key_len() + self.value_len()
     }
 
+    /// Asks the processor to bring the header and the start of the key near.
+    #[inline]
+    pub fn prefetch_key(&self) {
+        prefetch(self.header.as_ptr());
+    }
+
     /// Asks the processor to bring the item's first cache lines near.
     #[inline]
     pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let at = self.header.as_ptr().cast::<i8>();
-            // SAFETY: a prefetch is a hint: it reads nothing that the program can see and can
-            // not fault, whatever the address. SSE is part of x86_64.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(at);
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
-            }
-        }
+        prefetch(self.header.as_ptr());
+        prefetch(self.header.as_ptr().wrapping_add(64));
     }
 
     fn write_header(&mut self, version: LogIndex, key_len: usize, value_len: usize) {
@@ -164,6 +161,20 @@ impl Drop for Item {
         // SAFETY: allocated in `new` with this layout: neither length ever changes.
         unsafe { dealloc(self.header.as_ptr(), layout) }
     }
+}
+
+/// A hint, which a processor without it ignores.
+#[inline]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it reads nothing that the program can see and can not fault, whatever the
+        // address. SSE is part of x86_64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 fn layout(key_len: usize, value_len: usize) -> Layout {

@@ -125,6 +125,10 @@ impl Store {
         self.keys += 1;
         let grows = shard.len() == shard.capacity();
         let bytes_before = if grows { shard.allocation_size() } else { 0 };
+        if grows {
+            // Growing hashes every key again, and most are far away: fetch them all at once.
+            shard.iter().for_each(Item::prefetch_key);
+        }
         let hasher = &self.hasher;
         shard.insert_unique(hash.0, item, |item| rehash(hasher, item));
         if grows {
