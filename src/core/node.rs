@@ -28,6 +28,9 @@ const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Reads that may wait for an index, of all connections together.
 const PENDING_READS_MAX: usize = 1 << 18;
 
+/// Bytes of keys that they may ask for, beyond which no further one may begin to wait.
+const PENDING_READS_BYTES_SOFT: usize = 32 << 20;
+
 /// Room that a record takes in the log beyond its body: its header, and the rest of a disk block.
 const RECORD_OVERHEAD_BYTES: u64 = 2 * 4096;
 
@@ -93,7 +96,10 @@ pub enum ReadOutcome<'a> {
     /// This is the answer.
     Ready(Response<'a>),
     /// The answer comes through [`Output::replies`].
-    Waiting,
+    Waiting {
+        /// How many bytes of values it would hold now; writes that are under way may change that.
+        value_bytes: usize,
+    },
     /// Too many reads wait: ask again when the log reports.
     Later,
 }
@@ -283,13 +289,15 @@ impl Node {
         self.check_quorum(asker.options.quorum)?;
         self.check_readable(asker.options.quorum)?;
         if asker.after > self.log.applied() {
-            if self.pending.reads_len() >= PENDING_READS_MAX {
+            if self.pending.reads_len() >= PENDING_READS_MAX
+                || self.pending.reads_bytes() >= PENDING_READS_BYTES_SOFT
+            {
                 return Ok(ReadOutcome::Later);
             }
             let timeout = asker.options.timeout.unwrap_or(self.config.quorum_timeout);
             let deadline = now.monotonic.after(timeout);
             self.pending.push_read(asker.after, asker.to, read, deadline);
-            return Ok(ReadOutcome::Waiting);
+            return Ok(ReadOutcome::Waiting { value_bytes: value_bytes(&self.store, read) });
         }
         if let Read::Get(key) = read {
             let hash = asker.hash.unwrap_or_else(|| self.store.hash(key));
@@ -513,6 +521,15 @@ fn value_response(found: Option<(LogIndex, &[u8])>) -> Response<'_> {
     match found {
         Some((version, value)) => Response::Value { version, value },
         None => Response::NotFound,
+    }
+}
+
+fn value_bytes(store: &Store, read: &Read<'_>) -> usize {
+    let bytes_of = |key| store.get(key).map_or(0, |(_, value)| value.len());
+    match read {
+        Read::Get(key) => bytes_of(key),
+        Read::GetMany(keys) => keys.iter().map(bytes_of).sum(),
+        Read::Exists(_) | Read::Length(_) => 0,
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Pending {
     reads: BTreeMap<LogIndex, VecDeque<PendingRead>>,
     /// How many reads all queues hold.
     reads_len: usize,
+    /// Bytes of the keys that they ask for.
+    reads_bytes: usize,
     /// Invariant: not later than any deadline of what waits; `None` when nothing has waited since
     /// the last look.
     earliest: Option<Instant>,
@@ -91,6 +93,7 @@ impl Pending {
     pub fn push_read(&mut self, index: LogIndex, to: ReplyTo, read: &Read<'_>, deadline: Instant) {
         self.note_deadline(deadline);
         let read = PendingRead { to, read: OwnedRead::new(read), deadline };
+        self.reads_bytes += read.read.keys.len();
         self.reads.entry(index).or_default().push_back(read);
         self.reads_len += 1;
     }
@@ -123,18 +126,25 @@ impl Pending {
     /// Takes the next read that waits for an index up to `applied`.
     pub fn take_read(&mut self, applied: LogIndex) -> Option<PendingRead> {
         let mut first = self.reads.first_entry().filter(|first| *first.key() <= applied)?;
-        let read = first.get_mut().pop_front();
+        let read = first.get_mut().pop_front().expect("no queue is empty");
         if first.get().is_empty() {
             first.remove();
         }
         self.reads_len -= 1;
-        read
+        self.reads_bytes -= read.read.keys.len();
+        Some(read)
     }
 
     /// How many reads wait.
     #[inline]
     pub fn reads_len(&self) -> usize {
         self.reads_len
+    }
+
+    /// Bytes of the keys that all waiting reads ask for.
+    #[inline]
+    pub fn reads_bytes(&self) -> usize {
+        self.reads_bytes
     }
 
     /// When [`expire`](Pending::expire) has something to look at.
@@ -167,6 +177,7 @@ impl Pending {
                 if read.deadline <= now {
                     read_expired(read.to);
                     self.reads_len -= 1;
+                    self.reads_bytes -= read.read.keys.len();
                     return false;
                 }
                 earliest = Some(earliest.map_or(read.deadline, |e| e.min(read.deadline)));

@@ -22,6 +22,8 @@ const LOOKAHEAD: usize = 16;
 pub struct BinarySession {
     /// Requests in the core whose answer is due.
     waiting: usize,
+    /// Why the stream has ended: the last thing to be said, behind all answers.
+    farewell: Option<FrameError>,
 }
 
 /// A decoded frame that waits for its cache lines.
@@ -59,7 +61,7 @@ impl BinarySession {
                 if out.len() > OUTBOX_BYTES_SOFT {
                     return Served { consumed, pause: Pause::Output };
                 }
-                if self.waiting >= WAITING_MAX {
+                if self.waiting >= WAITING_MAX || session.waits_for_much() {
                     return Served { consumed, pause: Pause::Answers };
                 }
                 if !self.execute(session, turn, next, out) {
@@ -71,9 +73,8 @@ impl BinarySession {
                 None => {}
                 Some(Ok(pause)) => return Served { consumed, pause },
                 Some(Err(error)) => {
-                    let message = error.to_string();
-                    let response = Response::Error { code: error.code(), message: &message };
-                    encode_response(out, CONNECTION_ID, &response);
+                    self.farewell = Some(error);
+                    self.take_leave(out);
                     return Served { consumed: input.len(), pause: Pause::Close };
                 }
             }
@@ -101,7 +102,7 @@ impl BinarySession {
                 };
                 match session.read(turn, head.id, read, &terms) {
                     Ok(ReadOutcome::Ready(response)) => encode_response(out, head.id, &response),
-                    Ok(ReadOutcome::Waiting) => self.waiting += 1,
+                    Ok(ReadOutcome::Waiting { .. }) => self.waiting += 1,
                     Ok(ReadOutcome::Later) => return false,
                     Err(refusal) => encode_response(out, head.id, &refusal.response()),
                 }
@@ -128,6 +129,17 @@ impl BinarySession {
     pub fn complete(&mut self, tag: u32, response: &Response<'_>, out: &mut Vec<u8>) {
         self.waiting -= 1;
         encode_response(out, tag, response);
+        if self.farewell.is_some() {
+            self.take_leave(out);
+        }
+    }
+
+    #[cold]
+    fn take_leave(&mut self, out: &mut Vec<u8>) {
+        let Some(error) = self.farewell.take_if(|_| self.waiting == 0) else { return };
+        let message = error.to_string();
+        let response = Response::Error { code: error.code(), message: &message };
+        encode_response(out, CONNECTION_ID, &response);
     }
 
     /// Whether a pause for answers may end.

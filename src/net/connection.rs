@@ -4,8 +4,9 @@ use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use kvorum_protocol::Response;
 use kvorum_protocol::binary::{self, PREFACE};
+use kvorum_protocol::text::{self, Acknowledgement};
+use kvorum_protocol::{ErrorCode, Response};
 use mio::net::TcpStream;
 
 use super::binary::BinarySession;
@@ -32,6 +33,11 @@ const OUTBOX_BYTES_HARD: usize = 256 << 20;
 /// connection with a byte now and then must not hold it for ever.
 const UNFINISHED_MAX: Duration = Duration::from_secs(60);
 const UNFINISHED_BYTES_A_SECOND: usize = 16 << 10;
+
+/// A TLS client speaks first and then waits, for ever in a protocol that it does not know (RFC 8446,
+/// section 5.1: a handshake record of major version 3).
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
+const NO_TLS: &str = "TLS is not spoken here; closing";
 
 /// How long a closed connection waits for its client to close, too.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -335,6 +341,11 @@ impl Connection {
                 Err(_) => Err(Pause::Close),
             };
         }
+        if input.starts_with(&TLS_HANDSHAKE) {
+            let response = Response::Error { code: ErrorCode::BadRequest, message: NO_TLS };
+            text::encode(self.outbox.buffer(pool), Acknowledgement::Ok, &response);
+            return Err(Pause::Close);
+        }
         let (peer, now) = (self.session.peer, turn.now.monotonic);
         let is_resp =
             first == b'*' || turn.server.redis_probe.is_inline_ping(input, peer.ip(), now);
@@ -356,7 +367,9 @@ impl Connection {
             _ if waits_for_input && self.input_ended => self.ending = Ending::AfterReplies,
             _ => {}
         }
-        let unfinished = waits_for_input && !self.inbox.is_empty();
+        // Half a request at the end of input is nothing to wait for, and no reason to cut the
+        // replies off that are still on their way.
+        let unfinished = waits_for_input && self.ending == Ending::No && !self.inbox.is_empty();
         self.unfinished_since = unfinished.then(|| self.unfinished_since.unwrap_or(now));
         if let Some(next) = self.send(pool) {
             return next;
@@ -385,6 +398,9 @@ impl Connection {
     }
 
     fn may_resume(&self) -> bool {
+        if self.session.waits_for_much() {
+            return false;
+        }
         match &self.protocol {
             Protocol::Unknown => true,
             Protocol::Binary(binary) => binary.may_resume(),
@@ -411,6 +427,9 @@ impl Connection {
             Protocol::Binary(binary) => binary.complete(tag, response, out),
             Protocol::Text(text) => text.complete(tag, response, out),
             Protocol::Resp(resp) => resp.complete(tag, response, out),
+        }
+        if self.is_settled() {
+            self.session.waiting_bytes = 0;
         }
     }
 

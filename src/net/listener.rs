@@ -3,12 +3,18 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel keeps for us between two turns.
 const BACKLOG: i32 = 4096;
+
+/// How long nothing may come from a client before the kernel asks whether it is still there, and
+/// how often it asks again.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What came of one try to accept.
 #[derive(Debug)]
@@ -109,6 +115,12 @@ impl Listener {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it. A client that is gone without a word keeps its place no longer
+    // than a few minutes.
+    let probes = TcpKeepalive::new();
+    socket.set_tcp_keepalive(
+        &probes.with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4),
+    )?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -88,7 +88,7 @@ pub struct Reactor {
     surplus: usize,
     /// Connections with something to do, each at most once.
     queue: VecDeque<u64>,
-    /// Connections whose next write waits for the log.
+    /// Connections whose next request waits for the log or for the core, each at most once.
     await_backlog: Vec<u64>,
     /// Connections with fresh answers, each at most once.
     dirty: Vec<u64>,
@@ -248,14 +248,17 @@ impl Reactor {
             self.node.durable(news.durable);
             self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
         }
+        // An answer makes room, too: also one that says that the time is over.
+        let mut makes_room = news.is_some();
         loop {
             let more = self.node.poll(&mut self.out);
+            makes_room |= !self.out.replies.is_empty();
             self.deliver();
             if !more {
                 break;
             }
         }
-        if news.is_some() {
+        if makes_room {
             for id in std::mem::take(&mut self.await_backlog) {
                 let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
                 connection.end_backlog();

@@ -80,7 +80,7 @@ impl RespSession {
             if out.len() > OUTBOX_BYTES_SOFT {
                 break Pause::Output;
             }
-            if self.slots.len() >= WAITING_MAX {
+            if self.slots.len() >= WAITING_MAX || session.waits_for_much() {
                 break Pause::Answers;
             }
             match self.decoder.decode(rest, &turn.server.limits(), &mut args) {
@@ -157,7 +157,7 @@ impl RespSession {
                 Err(refusal) => refusal.response(),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
-                Ok(ReadOutcome::Waiting) => {
+                Ok(ReadOutcome::Waiting { .. }) => {
                     self.slots.push_waiting((version, shape));
                     return Ok(());
                 }

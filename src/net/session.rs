@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{Command, LogIndex, Quorum, Read, Response};
+use kvorum_protocol::{Command, LogIndex, Op, Quorum, Read, Response};
 
 use super::reactor::Connections;
 use super::server::Server;
@@ -76,6 +76,11 @@ pub struct Session {
     pub served_at: Instant,
     /// Its last write: what its reads wait for.
     pub last_write: LogIndex,
+    /// The largest value among its writes that are not applied, as far as that was looked at.
+    value_bytes_under_way: usize,
+    /// What the reads that wait may bring all at once, in bytes, about. Back at 0 when nothing
+    /// waits.
+    pub waiting_bytes: usize,
     /// W, where the connection has set it.
     pub write_quorum: Option<Quorum>,
     /// R, where the connection has set it.
@@ -92,6 +97,8 @@ impl Session {
             since: now,
             served_at: now,
             last_write: LogIndex(0),
+            value_bytes_under_way: 0,
+            waiting_bytes: 0,
             write_quorum: None,
             read_quorum: None,
         }
@@ -115,6 +122,11 @@ impl Session {
         match turn.node.write(turn.now, to, command, &options) {
             WriteOutcome::Waiting(index) => {
                 self.last_write = index;
+                self.value_bytes_under_way = self.value_bytes_under_way.max(match &command.op {
+                    Op::Set { value, .. } => value.len(),
+                    Op::SetMany(pairs) => pairs.as_bytes().len(),
+                    _ => 0,
+                });
                 Ok(true)
             }
             WriteOutcome::Later => Ok(false),
@@ -128,7 +140,7 @@ impl Session {
     /// A refusal.
     #[inline]
     pub fn read<'t>(
-        &self,
+        &mut self,
         turn: &'t mut Turn<'_>,
         tag: u32,
         read: &Read<'_>,
@@ -140,7 +152,21 @@ impl Session {
             hash: terms.hash,
             options: Options { quorum: terms.level.or(self.read_quorum), timeout: terms.timeout },
         };
-        turn.node.read(turn.now, &asker, read, turn.scratch)
+        if turn.node.applied() >= self.last_write {
+            self.value_bytes_under_way = 0;
+        }
+        let outcome = turn.node.read(turn.now, &asker, read, turn.scratch)?;
+        if let ReadOutcome::Waiting { value_bytes } = outcome {
+            let values = if let Read::GetMany(keys) = read { keys.len() } else { 1 };
+            self.waiting_bytes += value_bytes + values * self.value_bytes_under_way;
+        }
+        Ok(outcome)
+    }
+
+    /// Whether so much waits that nothing should be added to it.
+    #[inline]
+    pub fn waits_for_much(&self) -> bool {
+        self.waiting_bytes > OUTBOX_BYTES_SOFT
     }
 
     /// Sets W and R of this connection.

@@ -62,7 +62,7 @@ impl TextSession {
                 Ok(Line::Request(request)) => Ok(request),
                 Err(error) => Err(Some(error)),
             };
-            if let Some(pause) = self.must_pause(request.as_ref().ok(), out) {
+            if let Some(pause) = self.must_pause(session, request.as_ref().ok(), out) {
                 return Served { consumed, pause };
             }
             turn.server.requests_total += 1;
@@ -81,11 +81,16 @@ impl TextSession {
         }
     }
 
-    fn must_pause(&self, request: Option<&Request<'_>>, out: &[u8]) -> Option<Pause> {
+    fn must_pause(
+        &self,
+        session: &Session,
+        request: Option<&Request<'_>>,
+        out: &[u8],
+    ) -> Option<Pause> {
         if out.len() > OUTBOX_BYTES_SOFT {
             return Some(Pause::Output);
         }
-        if self.slots.len() >= WAITING_MAX {
+        if self.slots.len() >= WAITING_MAX || session.waits_for_much() {
             return Some(Pause::Answers);
         }
         match request {
@@ -116,7 +121,7 @@ impl TextSession {
                 Err(refusal) => refusal.response(),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
-                Ok(ReadOutcome::Waiting) => {
+                Ok(ReadOutcome::Waiting { .. }) => {
                     self.slots.push_waiting(word);
                     return Ok(());
                 }

@@ -352,6 +352,14 @@ mod tests {
     }
 
     #[test]
+    fn no_record_tells_of_what_comes_behind_it() {
+        let odd = Oddity::Body(DecodeError::Invalid("the durable mark of a record"));
+        for synced in [8, 8192 + 8, 12288, u64::MAX] {
+            assert_eq!(second(|header| header.synced = synced), Err(odd));
+        }
+    }
+
+    #[test]
     fn what_another_version_wrote_is_not_taken_for_a_torn_tail() {
         assert_eq!(second(|header| header.kind = 99), Err(Oddity::Kind(99)));
         assert_eq!(second(|header| header.flags = 3), Err(Oddity::Flags(3)));

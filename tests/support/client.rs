@@ -24,9 +24,9 @@ impl Raw {
         self.stream.get_mut().write_all(bytes).expect("the server reads");
     }
 
-    /// Sends what the server may refuse to read to its end.
-    pub fn send_if_possible(&mut self, bytes: &[u8]) {
-        let _ = self.stream.get_mut().write_all(bytes);
+    /// Sends what the server may refuse to read to its end; false when the connection is broken.
+    pub fn send_if_possible(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).is_ok()
     }
 
     /// Says that nothing more will be sent.
