@@ -1,7 +1,7 @@
 //! The table: every live key in memory, as a hash table of many small tables.
 //!
 //! One large table would stop the world when it grows (0.2 to 1 s at ten million keys). With
-//! `SHARDS` small ones an insert grows at most one of them, some hundred keys at ten million.
+//! `SHARDS` small ones an insert grows at most one of them, a few thousand keys at ten million.
 //! The walk of a snapshot, and loading one, go shard by shard.
 //!
 //! Hashing is keyed with a seed given by the caller, random in the server and fixed in tests: a
@@ -18,7 +18,7 @@ pub use item::Item;
 mod item;
 
 /// How many small tables.
-const SHARDS: usize = 1 << 14;
+const SHARDS: usize = 1 << 12;
 
 /// The hash of a key in one store: computed once, used for the prefetch and for the lookup.
 #[derive(Clone, Copy, Debug)]
