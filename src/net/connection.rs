@@ -34,8 +34,8 @@ const OUTBOX_BYTES_HARD: usize = 256 << 20;
 const UNFINISHED_MAX: Duration = Duration::from_secs(60);
 const UNFINISHED_BYTES_A_SECOND: usize = 16 << 10;
 
-/// A TLS client speaks first and then waits, for ever in a protocol that it does not know (RFC 8446,
-/// section 5.1: a handshake record of major version 3).
+/// A TLS client speaks first and then waits: for ever, when nobody tells it that this is not TLS
+/// (RFC 8446, section 5.1: a handshake record of major version 3).
 const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 const NO_TLS: &str = "TLS is not spoken here; closing";
 
