@@ -307,6 +307,7 @@ impl Connection {
             }
         }
         let input = &input[skipped..];
+        turn.outbox_end = self.outbox.end(OUTBOX_BYTES_SOFT);
         let out = self.outbox.buffer(pool);
         let session = &mut self.session;
         let mut served = match &mut self.protocol {
@@ -491,6 +492,24 @@ impl Connection {
             return Next::Drop;
         }
         if self.readable { Next::Again } else { Next::Wait }
+    }
+
+    /// Takes no more requests; what is owed is still answered.
+    pub fn end(&mut self) {
+        if self.ending == Ending::No {
+            self.ending = Ending::AfterReplies;
+            self.unfinished_since = None;
+        }
+    }
+
+    /// Whether its client is still to get something.
+    pub fn is_owed(&self) -> bool {
+        self.ending != Ending::Lingering
+    }
+
+    /// Whether it holds much that its client does not read.
+    pub fn is_unread(&self) -> bool {
+        self.outbox.len() > OUTBOX_BYTES_SOFT
     }
 
     /// For CLIENT LIST: the RESP side, if it speaks RESP.
