@@ -68,9 +68,10 @@ impl Spares {
         Spares { disk, worker, job_in_flight: false, ready, released, failed_at: None }
     }
 
-    /// The spare, if there is one.
-    pub fn ready(&self) -> Option<&Spare> {
-        self.ready.as_ref()
+    /// The spare, if there is one of at least `bytes`. A shorter one is none: it was made before
+    /// the configured limits were raised, and is replaced.
+    pub fn ready(&self, bytes: u64) -> Option<&Spare> {
+        self.ready.as_ref().filter(|spare| spare.bytes >= bytes)
     }
 
     /// Whether the last attempt failed.
@@ -104,7 +105,7 @@ impl Spares {
     }
 
     fn next_job(&mut self, sequence: u64, bytes: u64) -> Option<Job> {
-        let wants_spare = self.ready.is_none();
+        let wants_spare = self.ready(bytes).is_none();
         match self.released.front() {
             Some(oldest) if wants_spare && oldest.bytes >= bytes => {
                 let bytes = oldest.bytes;
@@ -121,6 +122,10 @@ impl Spares {
 
     fn start(&mut self, job: Job) {
         self.job_in_flight = true;
+        if let Job::Prepare { .. } = job {
+            // Too short, if there is one. Another file takes its name, so it is never to be used.
+            self.ready = None;
+        }
         if let Some(worker) = &self.worker {
             worker.start(job);
         } else {
@@ -178,7 +183,7 @@ impl Spares {
         if let Some(spare) = self.ready.take_if(|spare| spare.bytes >= bytes) {
             return Ok(spare);
         }
-        // Too short, or none: a new one takes the place of what stands under its name.
+        // As in `start`.
         self.ready = None;
         let made = prepare(&*self.disk, sequence, bytes, None);
         self.failed_at = made.as_ref().err().map(|_| Instant::now());
@@ -228,14 +233,18 @@ fn execute(disk: &dyn Disk, job: &Job) -> io::Result<Option<Spare>> {
             prepare(disk, *sequence, *bytes, *recycle).map(Some)
         }
         Job::Remove(released) => {
-            match disk.remove(&segment_name(released.sequence)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(disk, &segment_name(released.sequence))?;
             // Each removal by itself, so that a crash can not leave a gap.
             disk.sync_dir()?;
             Ok(None)
         }
+    }
+}
+
+fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -266,7 +275,11 @@ fn make(
     };
     let file = match recycled {
         Some(file) => file,
-        None => disk.create_zeroed(SPARE_TMP_NAME, bytes)?,
+        None => {
+            // A spare that was too short gives its space to the one that takes its place.
+            remove_if_there(disk, &segment_name(sequence))?;
+            disk.create_zeroed(SPARE_TMP_NAME, bytes)?
+        }
     };
     file.sync()?;
     disk.rename(SPARE_TMP_NAME, &segment_name(sequence))?;

@@ -242,11 +242,11 @@ impl Writer {
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
         let active = (self.active.bytes - self.active.offset).checked_sub(staged);
-        let next = self.active.sequence + 1;
-        let spare = match self.spares.ready() {
+        let next_bytes = self.config.segment_bytes(self.active.sequence + 1);
+        let spare = match self.spares.ready(next_bytes) {
             Some(spare) => spare.bytes - SEGMENT_HEADER_BYTES as u64,
             None if self.spares.has_failed() => 0,
-            None => self.config.segment_bytes(next) - SEGMENT_HEADER_BYTES as u64,
+            None => next_bytes - SEGMENT_HEADER_BYTES as u64,
         };
         // A record that does not fit into the rest of the active segment leaves that rest empty.
         let room = active.map_or(spare.saturating_sub(staged), |active| active.max(spare));

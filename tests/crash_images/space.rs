@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvorum::wal::{WalError, footprint};
+use kvorum::wal::{WalConfig, WalError, footprint};
 
 use crate::log_workload::{Journal, Running, config};
 use crate::memory_disk::{Loss, MemoryDisk};
@@ -77,6 +77,31 @@ fn a_batch_of_the_largest_size_always_fits_into_a_segment() {
         log.sync(&mut journal).unwrap();
         log.tend().unwrap();
     }
+}
+
+#[test]
+fn a_spare_from_before_the_limits_were_raised_is_replaced() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    log.vote(&mut journal);
+    log.sync(&mut journal).unwrap();
+    log.tend().unwrap();
+    drop(log);
+    assert_eq!(disk.contents("segment-0000000000000002.log").len(), 32 << 10);
+    let largest = 100 << 10;
+    let raised = || WalConfig { batch_bytes_max: largest, ..config() };
+    // The old spare's space is needed for the new one.
+    disk.set_space(Some(144 << 10));
+    let mut log = Running::open_with(&disk, &mut journal, raised()).unwrap();
+    assert!(log.writer.room() >= footprint(largest), "{}", log.writer.room());
+    log.tend().unwrap();
+    assert!(!log.writer.is_short_of_space());
+    assert!(log.writer.room() >= footprint(largest), "{}", log.writer.room());
+    log.batch(&mut journal, largest - 100);
+    log.sync(&mut journal).unwrap();
+    drop(log);
+    Running::open_with(&disk, &mut journal, raised()).unwrap();
 }
 
 #[test]
