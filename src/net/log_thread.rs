@@ -17,9 +17,6 @@ use crate::config::Fsync;
 use crate::core::Record;
 use crate::wal::{WalError, Writer};
 
-/// How often a group that found no room on the disk is tried again.
-const NO_ROOM_RETRY: Duration = Duration::from_millis(200);
-
 /// How the log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News {
@@ -219,7 +216,8 @@ impl LogLoop {
         for (lsn, record) in group {
             self.writer.stage(*lsn, record);
         }
-        if !is_group && !self.waits_for_room {
+        let is_due = is_group || (self.waits_for_room && !self.writer.lacks_next_segment());
+        if !is_due {
             return Ok(false);
         }
         match self.writer.write() {
@@ -246,8 +244,8 @@ impl LogLoop {
         let now = Instant::now();
         let mut wake_at = self.writer.tend(now)?;
         let mut wake_by = |at: Instant| wake_at = Some(wake_at.map_or(at, |other| other.min(at)));
-        if self.waits_for_room {
-            wake_by(now + NO_ROOM_RETRY);
+        if self.waits_for_room && !self.writer.lacks_next_segment() {
+            wake_by(now);
         }
         if let (Fsync::EveryMs(ms), Some(since)) = (self.fsync, self.unsynced_since) {
             let due = since + Duration::from_millis(ms);
