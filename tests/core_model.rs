@@ -354,7 +354,7 @@ impl World {
                 assert!(applied <= durable, "a read sees nothing that may be lost");
                 self.model.check_read(applied, &question, &response);
             }
-            Ok(ReadOutcome::Waiting) => {
+            Ok(ReadOutcome::Waiting { .. }) => {
                 assert!(applied < after);
                 let waiting = Waiting::Read(after, question);
                 assert!(self.waiting.insert(to.tag, waiting).is_none());

@@ -34,8 +34,8 @@ pub struct Config {
     pub id: NodeId,
     /// Where the log and the snapshots are; made if missing.
     pub data: PathBuf,
-    /// Where clients are served; `None` leaves it to the log's member list, or else
-    /// [`LISTEN_DEFAULT`]. Port 0 takes any free port.
+    /// Where clients are served; `None`: at this node's address in the member list, the log's or
+    /// on first boot the configured one, or else [`LISTEN_DEFAULT`]. Port 0 takes any free port.
     pub listen: Option<String>,
     /// Where peers are served; `None` without a member list.
     pub peer_listen: Option<String>,
@@ -92,8 +92,7 @@ impl Config {
         let id = node_id(low)?;
         let members = members(low, id)?;
         let own = members.as_ref().and_then(|members| members.get(id));
-        let listen = low.get("listen").map(|given| given.parse(value::address));
-        let listen = listen.transpose()?.or(own.map(|member| member.client.clone()));
+        let listen = low.get("listen").map(|given| given.parse(value::address)).transpose()?;
         let peer_listen = low.get("peer_listen").map(|given| given.parse(value::address));
         let own_peer = own.map(|member| member.peer.clone()).filter(|peer| !peer.is_empty());
         let peer_listen = peer_listen.transpose()?.or(own_peer);
@@ -154,7 +153,9 @@ impl Config {
             }
             .at(origin));
         }
-        let listen = self.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+        let own = self.members.as_ref().and_then(|members| members.get(self.id));
+        let listen = self.listen.as_deref().or(own.map(|own| own.client.as_str()));
+        let listen = listen.unwrap_or(LISTEN_DEFAULT);
         if !listen.ends_with(":0") && self.peer_listen.as_deref() == Some(listen) {
             let origin = low.origin(&["peer_listen", "listen"]);
             return Err(Conflict::SameListen { address: listen.to_owned() }.at(origin));

@@ -289,9 +289,7 @@ impl Node {
         self.check_quorum(asker.options.quorum)?;
         self.check_readable(asker.options.quorum)?;
         if asker.after > self.log.applied() {
-            if self.pending.reads_len() >= PENDING_READS_MAX
-                || self.pending.reads_bytes() >= PENDING_READS_BYTES_SOFT
-            {
+            if self.is_full_of_reads(asker.after) {
                 return Ok(ReadOutcome::Later);
             }
             let timeout = asker.options.timeout.unwrap_or(self.config.quorum_timeout);
@@ -308,6 +306,16 @@ impl Node {
         }
         scratch.clear();
         look_up(&self.store, read, scratch).map(ReadOutcome::Ready)
+    }
+
+    /// Whether a read that waits for `after` is one too many, so that
+    /// [`read`](Node::read) would say [`Later`](ReadOutcome::Later).
+    #[inline]
+    #[must_use]
+    pub fn is_full_of_reads(&self, after: LogIndex) -> bool {
+        after > self.log.applied()
+            && (self.pending.reads_len() >= PENDING_READS_MAX
+                || self.pending.reads_bytes() >= PENDING_READS_BYTES_SOFT)
     }
 
     /// A leader answers for the cluster once an entry of its own term is applied; R = 1 is

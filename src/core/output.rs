@@ -112,6 +112,8 @@ pub enum Refusal {
     MemoryLimit,
     /// The log has no room; not applied.
     DiskFull,
+    /// The node has had too much in flight for too long; not applied.
+    Busy,
     /// The write names a session, and there are none yet; not applied.
     NoSessions,
     /// A GET_MANY whose answer is over its limit.
@@ -128,6 +130,7 @@ impl Refusal {
             Refusal::NoLeader => ErrorCode::NoLeader,
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
             Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
+            Refusal::Busy => ErrorCode::Busy,
             Refusal::MemoryLimit => ErrorCode::MemoryLimit,
             Refusal::DiskFull => ErrorCode::DiskFull,
             Refusal::ReplyTooLarge | Refusal::RequestTooLarge => ErrorCode::TooLarge,
@@ -150,6 +153,7 @@ impl Refusal {
             Refusal::DiskFull => {
                 "the log's disk is full, not applied; reads go on; free space and try again"
             }
+            Refusal::Busy => "too much is on its way to the disk, not applied; try again later",
             Refusal::NoSessions => "this server has no sessions, not applied; send it without one",
             Refusal::ReplyTooLarge => "the values together are too large for one reply",
             Refusal::RequestTooLarge => "the request is too large for one log entry",

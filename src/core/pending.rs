@@ -1,6 +1,7 @@
 //! Requests that wait: writes for their quorum, reads for an index.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use kvorum_protocol::{KeyList, LogIndex, Read};
 
@@ -64,6 +65,9 @@ impl OwnedRead {
     }
 }
 
+/// What has waited too long is given up this much late, at most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Everything that waits.
 #[derive(Debug, Default)]
 pub struct Pending {
@@ -75,8 +79,8 @@ pub struct Pending {
     reads_len: usize,
     /// Bytes of the keys that they ask for.
     reads_bytes: usize,
-    /// Invariant: not later than any deadline of what waits; `None` when nothing has waited since
-    /// the last look.
+    /// When to look for what has waited too long: at most `LOOK_INTERVAL` after the earliest
+    /// deadline of what waits; `None` when nothing has waited since the last look.
     earliest: Option<Instant>,
 }
 
@@ -185,6 +189,7 @@ impl Pending {
             });
             !queue.is_empty()
         });
-        self.earliest = earliest;
+        // Deadlines may be many and close together; looking at all of them has to stay rare.
+        self.earliest = earliest.map(|earliest| earliest.max(now.after(LOOK_INTERVAL)));
     }
 }

@@ -8,8 +8,7 @@ use kvorum_protocol::binary::{
 use kvorum_protocol::{Read, Request, Response};
 
 use super::session::{
-    OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX, leader_address,
-    write_status,
+    Pause, ReadTerms, Served, Session, Turn, WAITING_MAX, leader_address, write_status,
 };
 use crate::core::ReadOutcome;
 use crate::core::store::KeyHash;
@@ -58,7 +57,7 @@ impl BinarySession {
                 turn.node.store().prefetch(hash);
             }
             for next in ahead.iter().flatten() {
-                if out.len() > OUTBOX_BYTES_SOFT {
+                if out.len() > turn.outbox_end {
                     return Served { consumed, pause: Pause::Output };
                 }
                 if self.waiting >= WAITING_MAX || session.waits_for_much() {
@@ -67,6 +66,7 @@ impl BinarySession {
                 if !self.execute(session, turn, next, out) {
                     return Served { consumed, pause: Pause::Backlog };
                 }
+                turn.server.requests_total += 1;
                 consumed = next.end;
             }
             match end_of_input {
@@ -91,7 +91,6 @@ impl BinarySession {
         out: &mut Vec<u8>,
     ) -> bool {
         let head = &next.frame.head;
-        turn.server.requests_total += 1;
         match &next.frame.request {
             Ok(Request::Read(read)) => {
                 let terms = ReadTerms {

@@ -17,10 +17,17 @@ impl Clock {
         Clock { start: Instant::now() }
     }
 
+    /// Reads the monotonic clock.
+    pub fn monotonic(&self) -> time::Instant {
+        time::Instant::default().after(self.start.elapsed())
+    }
+
     /// Reads both clocks: once a turn.
     pub fn now(&self) -> Now {
-        let monotonic = time::Instant::default().after(self.start.elapsed());
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { monotonic, wall_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX) }
+        Now {
+            monotonic: self.monotonic(),
+            wall_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }

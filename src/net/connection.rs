@@ -34,8 +34,8 @@ const OUTBOX_BYTES_HARD: usize = 256 << 20;
 const UNFINISHED_MAX: Duration = Duration::from_secs(60);
 const UNFINISHED_BYTES_A_SECOND: usize = 16 << 10;
 
-/// A TLS client speaks first and then waits, for ever in a protocol that it does not know (RFC 8446,
-/// section 5.1: a handshake record of major version 3).
+/// A TLS client speaks first and then waits: for ever, when nobody tells it that this is not TLS
+/// (RFC 8446, section 5.1: a handshake record of major version 3).
 const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 const NO_TLS: &str = "TLS is not spoken here; closing";
 
@@ -307,6 +307,7 @@ impl Connection {
             }
         }
         let input = &input[skipped..];
+        turn.outbox_end = self.outbox.end(OUTBOX_BYTES_SOFT);
         let out = self.outbox.buffer(pool);
         let session = &mut self.session;
         let mut served = match &mut self.protocol {
@@ -491,6 +492,24 @@ impl Connection {
             return Next::Drop;
         }
         if self.readable { Next::Again } else { Next::Wait }
+    }
+
+    /// Takes no more requests; what is owed is still answered.
+    pub fn end(&mut self) {
+        if self.ending == Ending::No {
+            self.ending = Ending::AfterReplies;
+            self.unfinished_since = None;
+        }
+    }
+
+    /// Whether its client is still to get something.
+    pub fn is_owed(&self) -> bool {
+        self.ending != Ending::Lingering
+    }
+
+    /// Whether it holds much that its client does not read.
+    pub fn is_unread(&self) -> bool {
+        self.outbox.len() > OUTBOX_BYTES_SOFT
     }
 
     /// For CLIENT LIST: the RESP side, if it speaks RESP.

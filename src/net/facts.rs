@@ -9,11 +9,29 @@ use super::session::{Session, Turn};
 use crate::config;
 use crate::core::raft;
 
-/// Calls `tell` with the facts as they are now.
+/// What the kernel knows of this process.
+#[derive(Debug, Default)]
+struct ProcessUse {
+    resident_bytes: u64,
+    cpu_user_us: u64,
+    cpu_system_us: u64,
+}
+
+impl ProcessUse {
+    fn read() -> ProcessUse {
+        let (cpu_user_us, cpu_system_us) = cpu_micros().unwrap_or_default();
+        let resident_bytes = resident_bytes().unwrap_or_default();
+        ProcessUse { resident_bytes, cpu_user_us, cpu_system_us }
+    }
+}
+
+/// Calls `tell` with the facts as they are now; those of the process, which cost two files to
+/// read, only if it wants them.
 pub fn with_facts<R>(
     session: &Session,
     addresses: [&str; 2],
     turn: &Turn<'_>,
+    wants_process: bool,
     tell: impl FnOnce(&Facts<'_>) -> R,
 ) -> R {
     let others = |visit: &mut dyn FnMut(ClientFacts<'_>, &RespState)| {
@@ -23,6 +41,7 @@ pub fn with_facts<R>(
             visit(client_facts(connection.session(), addresses, turn), resp.state());
         }
     };
+    let process = if wants_process { ProcessUse::read() } else { ProcessUse::default() };
     let status = turn.node.status();
     let node = turn.node.config();
     let address = turn.server.address.as_str();
@@ -49,7 +68,7 @@ pub fn with_facts<R>(
             read_quorum: node.read_quorum,
         },
         server: server_facts(turn, &data_dir),
-        stats: stats_facts(turn),
+        stats: stats_facts(turn, &process),
     })
 }
 
@@ -91,21 +110,20 @@ fn server_facts<'a>(turn: &'a Turn<'_>, data_dir: &'a str) -> ServerFacts<'a> {
     }
 }
 
-fn stats_facts(turn: &Turn<'_>) -> StatsFacts {
+fn stats_facts(turn: &Turn<'_>, process: &ProcessUse) -> StatsFacts {
     let status = turn.node.status();
-    let (cpu_user_us, cpu_system_us) = cpu_micros().unwrap_or_default();
     StatsFacts {
         keys: status.keys as u64,
         used_memory: (status.memory_bytes + turn.server.buffer_bytes) as u64,
-        resident_memory: resident_bytes().unwrap_or_default(),
+        resident_memory: process.resident_bytes,
         connected_clients: turn.clients.len() as u64,
         connections_total: turn.server.connections_total,
         connections_rejected: turn.server.connections_rejected,
         commands_total: turn.server.requests_total,
         hits: status.reads_found,
         misses: status.reads_missed,
-        cpu_user_us,
-        cpu_system_us,
+        cpu_user_us: process.cpu_user_us,
+        cpu_system_us: process.cpu_system_us,
     }
 }
 

@@ -129,6 +129,11 @@ impl LogThread {
         self.take_news(&mut mailbox)
     }
 
+    /// Gives the thread up, which hangs in the disk. The process is about to end.
+    pub fn abandon(&mut self) {
+        self.thread = None;
+    }
+
     fn take_news(&mut self, mailbox: &mut Mailbox) -> Result<Option<News>, WalError> {
         if std::mem::take(&mut mailbox.group_is_done) {
             self.busy = false;

@@ -16,6 +16,7 @@ mod resp;
 mod serve;
 mod server;
 mod session;
+mod signals;
 mod slots;
 mod text;
 

@@ -52,6 +52,11 @@ impl Outbox {
         self.bytes.len() - self.sent
     }
 
+    /// How far into the buffer it may grow, for `unsent_max` unsent bytes.
+    pub fn end(&self, unsent_max: usize) -> usize {
+        self.sent + unsent_max
+    }
+
     /// Bytes of memory held.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()

@@ -11,14 +11,14 @@
 //! does not sleep.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::ErrorCode;
 use mio::net::TcpStream;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
@@ -29,6 +29,7 @@ use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
 use super::server::Server;
 use super::session::{Session, Turn};
+use super::signals::Signals;
 use crate::config::Fsync;
 use crate::core::{Instant, Node, Now, Output};
 use crate::wal::{WalError, Writer};
@@ -48,6 +49,21 @@ const TURN_MAX: Duration = Duration::from_millis(2);
 
 /// How long a turn waits for the disk before it goes on without it.
 const DISK_WAIT: Duration = Duration::from_micros(200);
+
+/// What the room for answers that are put together keeps.
+const SCRATCH_KEPT_BYTES: usize = 1 << 20;
+
+/// A turn looks at the clock after this many connections.
+const CLOCK_EVERY: usize = 16;
+
+/// After the signal: how long the log may take at least, how long clients may take to read their
+/// replies, and how long the poll may sleep meanwhile.
+const FINISH_LOG_MIN: Duration = Duration::from_secs(5);
+const FINISH_REPLIES: Duration = Duration::from_secs(1);
+const FINISH_POLL: Duration = Duration::from_millis(10);
+
+/// How often a request that the core could not take is tried again without news.
+const BACKLOG_RETRY: Duration = Duration::from_millis(50);
 
 /// How often connections are looked over for requests that never end.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +86,8 @@ pub enum Fatal {
     Log(WalError),
     /// The poll itself failed.
     Poll(io::Error),
+    /// The disk did not take the last writes in this time, and the process was asked to stop.
+    LogStuck(Duration),
 }
 
 /// The one thread that owns everything.
@@ -79,7 +97,7 @@ pub struct Reactor {
     listener: Listener,
     /// When to accept again; `None` while nobody is known to wait.
     accept_at: Option<Instant>,
-    signals: UnixStream,
+    signals: Signals,
     connections: Connections,
     /// Distinguishes the connections that a slot has held, so that neither a late event nor a late
     /// answer reaches a stranger.
@@ -90,6 +108,8 @@ pub struct Reactor {
     queue: VecDeque<u64>,
     /// Connections whose next request waits for the log or for the core, each at most once.
     await_backlog: Vec<u64>,
+    /// When they try again without news. `Some` while there are any.
+    backlog_at: Option<Instant>,
     /// Connections with fresh answers, each at most once.
     dirty: Vec<u64>,
     sweep_at: Option<Instant>,
@@ -115,11 +135,13 @@ impl Reactor {
         writer: Writer,
         fsync: Fsync,
         server: Server,
+        signals: Signals,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         poll.registry().register(listener.source(), LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), LOG)?);
-        let signals = register_signals(&poll)?;
+        let mut source = SourceFd(&signals.descriptor());
+        poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
         Ok(Reactor {
             poll,
             clock: Clock::start(),
@@ -131,6 +153,7 @@ impl Reactor {
             surplus: 0,
             queue: VecDeque::new(),
             await_backlog: Vec::new(),
+            backlog_at: None,
             dirty: Vec::new(),
             sweep_at: None,
             node,
@@ -165,7 +188,7 @@ impl Reactor {
         while !self.stopping {
             self.turn(&mut events)?;
         }
-        self.finish()
+        self.finish(&mut events)
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), Fatal> {
@@ -177,13 +200,15 @@ impl Reactor {
         }
         let now = self.clock.now();
         self.note_events(events, &now);
+        // What is durable first: it must not be given up for having waited.
         let news = self.log.news().map_err(Fatal::Log)?;
-        self.node.tick(&now);
         self.take_news(news);
+        self.node.tick(&now);
+        self.speak();
+        self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
-        self.submit(&now);
-        if self.log.is_busy() && self.queue.is_empty() {
+        if self.submit(&now) && self.queue.is_empty() {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
                 self.take_news(news);
@@ -199,13 +224,17 @@ impl Reactor {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
+        if self.stopping {
+            return Some(FINISH_POLL);
+        }
         let never = Instant::NEVER;
         let deadline = self
             .node
             .deadline()
             .min(self.accept_at.unwrap_or(never))
-            .min(self.sweep_at.unwrap_or(never));
-        (deadline < never).then(|| deadline.since(self.clock.now().monotonic))
+            .min(self.sweep_at.unwrap_or(never))
+            .min(self.backlog_at.unwrap_or(never));
+        (deadline < never).then(|| deadline.since(self.clock.monotonic()))
     }
 
     fn note_events(&mut self, events: &Events, now: &Now) {
@@ -213,7 +242,7 @@ impl Reactor {
             match event.token() {
                 LISTENER => self.accept_at = Some(now.monotonic),
                 LOG => {}
-                SIGNALS => self.note_signal(),
+                SIGNALS => self.stopping = self.signals.wish_to_stop(),
                 Token(id) => {
                     let id = id as u64;
                     let Some(connection) = connection_mut(&mut self.connections, id) else {
@@ -229,17 +258,6 @@ impl Reactor {
         }
     }
 
-    /// A second signal does not wait for the disk.
-    fn note_signal(&mut self) {
-        let mut bytes = [0; 16];
-        let count = self.signals.read(&mut bytes).unwrap_or(0);
-        if self.stopping || count > 1 {
-            log::warn!("stopped by a second signal, without waiting for the log");
-            std::process::exit(1);
-        }
-        self.stopping |= count > 0;
-    }
-
     // Core and log
 
     /// Tells the core what is durable, and delivers what it has to say.
@@ -248,33 +266,46 @@ impl Reactor {
             self.node.durable(news.durable);
             self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
         }
-        // An answer makes room, too: also one that says that the time is over.
-        let mut makes_room = news.is_some();
-        loop {
-            let more = self.node.poll(&mut self.out);
-            makes_room |= !self.out.replies.is_empty();
-            self.deliver();
-            if !more {
-                break;
-            }
+        self.speak();
+        if news.is_some() {
+            self.end_backlog();
         }
-        if makes_room {
-            for id in std::mem::take(&mut self.await_backlog) {
-                let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
-                connection.end_backlog();
-                enqueue(connection, id, &mut self.queue);
-            }
+    }
+
+    /// Delivers what the core has to say.
+    fn speak(&mut self) {
+        while self.node.poll(&mut self.out) {
+            self.deliver();
+        }
+        self.deliver();
+    }
+
+    /// Lets those try again whose request the core could not take.
+    fn end_backlog(&mut self) {
+        for id in std::mem::take(&mut self.await_backlog) {
+            let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
+            connection.end_backlog();
+            enqueue(connection, id, &mut self.queue);
+        }
+        self.backlog_at = None;
+    }
+
+    /// The same from time to time without news: their patience may be over.
+    fn retry_backlog(&mut self, now: &Now) {
+        if self.backlog_at.is_some_and(|at| at <= now.monotonic) {
+            self.end_backlog();
         }
     }
 
     /// Hands the records of the turn to the log thread, unless it is busy: then they wait, and the
-    /// batch grows.
-    fn submit(&mut self, now: &Now) {
+    /// batch grows. Answers whether it did.
+    fn submit(&mut self, now: &Now) -> bool {
         if self.log.is_busy() || !self.node.has_records() {
-            return;
+            return false;
         }
         self.node.seal(now, &mut self.out);
         self.log.submit(std::mem::take(&mut self.out.records));
+        true
     }
 
     /// Brings answers to their connections, and sends them.
@@ -303,7 +334,7 @@ impl Reactor {
     // Connections
 
     fn accept(&mut self, now: &Now) {
-        if self.accept_at.is_none_or(|at| at > now.monotonic) {
+        if self.stopping || self.accept_at.is_none_or(|at| at > now.monotonic) {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
@@ -361,7 +392,7 @@ impl Reactor {
 
     /// Serves each connection that is queued now, once, as far as the turn's time allows.
     fn serve_queue(&mut self, now: &Now) {
-        for _ in 0..self.queue.len() {
+        for served in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(mut connection) = take_connection(&mut self.connections, id) else { continue };
             connection.queued = false;
@@ -370,26 +401,38 @@ impl Reactor {
                 node: &mut self.node,
                 server: &mut self.server,
                 clients: &self.connections,
+                outbox_end: 0,
                 scratch: &mut self.scratch,
             };
             let next = connection.serve(&mut turn, &mut self.shared, &mut self.pool);
             if connection.unfinished_since.is_some() && self.sweep_at.is_none() {
                 self.sweep_at = Some(now.monotonic.after(SWEEP_INTERVAL));
             }
+            self.scratch.clear();
+            self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
             self.server.count_buffers(&mut connection);
             self.connections[slot_of(id)] = Some(connection);
             self.settle(id, next);
-            if self.clock.now().monotonic.since(now.monotonic) > TURN_MAX {
+            let looks_up = served % CLOCK_EVERY == CLOCK_EVERY - 1;
+            if self.server.buffers_are_full()
+                || looks_up && self.clock.monotonic().since(now.monotonic) > TURN_MAX
+            {
                 break;
             }
         }
+        self.shed();
     }
 
     fn settle(&mut self, id: u64, next: Next) {
         match next {
             Next::Wait => {}
             Next::Again => self.enqueue(id),
-            Next::AwaitBacklog => self.await_backlog.push(id),
+            Next::AwaitBacklog => {
+                self.await_backlog.push(id);
+                if self.backlog_at.is_none() {
+                    self.backlog_at = Some(self.clock.monotonic().after(BACKLOG_RETRY));
+                }
+            }
             Next::Drop => self.drop_connection(id),
         }
     }
@@ -428,37 +471,48 @@ impl Reactor {
         self.sweep_at = unfinished.then(|| now.monotonic.after(SWEEP_INTERVAL));
     }
 
-    /// After the signal: what was admitted becomes durable and is answered.
-    fn finish(&mut self) -> Result<(), Fatal> {
-        log::info!("stopping: finishing the log");
-        loop {
-            let now = self.clock.now();
-            self.submit(&now);
-            if !self.log.is_busy() {
-                return Ok(());
-            }
-            let news = self.log.wait_for_news(Duration::from_millis(100)).map_err(Fatal::Log)?;
-            self.take_news(news);
-            let mut bytes = [0; 16];
-            if self.signals.read(&mut bytes).is_ok_and(|count| count > 0) {
-                log::warn!("stopped by a second signal, without waiting for the log");
-                std::process::exit(1);
-            }
+    /// Ends connections that hold replies which nobody reads, when all together hold too much.
+    fn shed(&mut self) {
+        if !self.server.buffers_are_full() {
+            return;
+        }
+        let all = self.connections.iter().filter_map(|(_, slot)| slot.as_deref());
+        let unread: Vec<u64> = all.filter(|c| c.is_unread()).map(Connection::id).collect();
+        log::warn!("{} connections closed: they do not read what they asked for", unread.len());
+        for id in unread {
+            self.drop_connection(id);
         }
     }
-}
 
-fn register_signals(poll: &Poll) -> io::Result<UnixStream> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    /// After the signal: what was admitted becomes durable, is answered, and is sent.
+    fn finish(&mut self, events: &mut Events) -> Result<(), Fatal> {
+        log::info!("stopping: finishing the log");
+        let all = self.connections.iter().filter_map(|(_, slot)| slot.as_deref());
+        let ids: Vec<u64> = all.map(Connection::id).collect();
+        for id in ids {
+            if let Some(connection) = connection_mut(&mut self.connections, id) {
+                connection.end();
+                enqueue(connection, id, &mut self.queue);
+            }
+        }
+        let patience = self.node.config().quorum_timeout.max(FINISH_LOG_MIN);
+        let log_deadline = self.clock.monotonic().after(patience);
+        while self.log.is_busy() || self.node.has_records() {
+            self.turn(events)?;
+            if self.clock.monotonic() > log_deadline {
+                self.log.abandon();
+                return Err(Fatal::LogStuck(patience));
+            }
+        }
+        let deadline = self.clock.monotonic().after(FINISH_REPLIES);
+        let is_owed = |(_, slot): (usize, &Option<Box<Connection>>)| {
+            slot.as_deref().is_some_and(Connection::is_owed)
+        };
+        while self.connections.iter().any(is_owed) && self.clock.monotonic() < deadline {
+            self.turn(events)?;
+        }
+        Ok(())
     }
-    let mut source = mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&ours));
-    poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
-    Ok(ours)
 }
 
 /// Tells a connection that there is no place for it, at once or not at all.

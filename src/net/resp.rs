@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use kvorum_protocol::resp::{
-    Action, After, Args, Arguments, Decoded, Decoder, ProtocolError, Session as RespState, Shape,
-    Version, dispatch, encode, execute,
+    Action, After, Args, Arguments, Decoded, Decoder, Facts, ProtocolError, Session as RespState,
+    Shape, Version, dispatch, encode, execute,
 };
 use kvorum_protocol::{Request, Response};
 
@@ -12,6 +12,9 @@ use super::facts::with_facts;
 use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
 use super::slots::Slots;
 use crate::core::ReadOutcome;
+
+/// How far a command that is no GET keeps this from looking again.
+const NO_GETS_BYTES: usize = 4096;
 
 /// How many commands are looked at ahead.
 const LOOKAHEAD: usize = 16;
@@ -21,7 +24,6 @@ const LOOKAHEAD: usize = 16;
 pub struct RespSession {
     slots: Slots<(Version, Shape)>,
     decoder: Decoder,
-    args: Args,
     state: RespState,
     /// Where the client is, and the node's end of the connection.
     addresses: [String; 2],
@@ -34,7 +36,6 @@ impl RespSession {
         RespSession {
             slots: Slots::new(),
             decoder: Decoder::default(),
-            args: Args::new(),
             state: RespState::default(),
             addresses: [peer.to_string(), local],
         }
@@ -70,17 +71,21 @@ impl RespSession {
     ) -> Served {
         let mut consumed = 0;
         let mut announced = 0;
-        let mut args = std::mem::take(&mut self.args);
+        let mut args = std::mem::take(&mut turn.server.args);
         let pause = loop {
             let rest = &input[consumed..];
             // Not for the first command: most often it is the only one.
             if consumed > announced {
                 announced = consumed + announce_keys(turn, rest, &mut args);
             }
-            if out.len() > OUTBOX_BYTES_SOFT {
+            if out.len() > turn.outbox_end {
                 break Pause::Output;
             }
-            if self.slots.len() >= WAITING_MAX || session.waits_for_much() {
+            let ready_bytes = self.slots.ready_bytes();
+            if self.slots.len() >= WAITING_MAX
+                || ready_bytes > OUTBOX_BYTES_SOFT
+                || session.waits_for_much()
+            {
                 break Pause::Answers;
             }
             match self.decoder.decode(rest, &turn.server.limits(), &mut args) {
@@ -104,7 +109,7 @@ impl RespSession {
                 }
             }
         };
-        self.args = args;
+        turn.server.args = args;
         Served { consumed, pause }
     }
 
@@ -122,7 +127,6 @@ impl RespSession {
         reply.clear();
         let limits = turn.server.limits();
         let action = dispatch(&self.state, args, &limits, &mut lists, &mut reply);
-        turn.server.requests_total += 1;
         let done = match action {
             Action::Request { request, shape } => self.request(session, turn, &request, shape, out),
             Action::Reply => {
@@ -133,6 +137,7 @@ impl RespSession {
         };
         turn.server.lists = lists;
         turn.server.reply = reply;
+        turn.server.requests_total += u64::from(done.is_ok());
         done
     }
 
@@ -187,7 +192,9 @@ impl RespSession {
         let [peer, local] = &self.addresses;
         let addresses = [peer.as_str(), local.as_str()];
         let state = &mut self.state;
-        match with_facts(session, addresses, turn, |facts| execute(state, args, facts, out)) {
+        let is_info = args.get(0).eq_ignore_ascii_case(b"INFO");
+        let run = |facts: &Facts<'_>| execute(state, args, facts, out);
+        match with_facts(session, addresses, turn, is_info, run) {
             After::Continue => Ok(()),
             After::Close => Err(Pause::Close),
         }
@@ -217,6 +224,8 @@ fn announce_keys(turn: &Turn<'_>, input: &[u8], args: &mut Args) -> usize {
         };
         let command = args.of(rest);
         if command.len() != 2 || !command.get(0).eq_ignore_ascii_case(b"GET") {
+            // What follows is most likely no GET, either.
+            offset += NO_GETS_BYTES;
             break;
         }
         *hash = Some(store.hash(command.get(1)));

@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use super::listener::Listener;
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
+use super::signals::Signals;
 use crate::config::{Config, Fsync, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
 use crate::disk::{DiskError, FileDisk};
@@ -51,6 +52,11 @@ pub enum ServeError {
         /// How many members it has.
         members: usize,
     },
+    /// The process was asked to stop, and the disk did not take the last writes.
+    LogStuck {
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The operating system refuses something that the loop needs.
     System {
         /// What it was needed for.
@@ -74,6 +80,11 @@ impl fmt::Display for ServeError {
                  single nodes only; start the version that wrote it",
                 directory.display()
             ),
+            ServeError::LogStuck { patience } => write!(
+                f,
+                "stopped before the log took the last writes: the disk did not answer for \
+                 {patience:?}; none of them was acknowledged"
+            ),
             ServeError::System { action, source } => write!(f, "can not {action}: {source}"),
         }
     }
@@ -85,6 +96,7 @@ impl From<Fatal> for ServeError {
     fn from(fatal: Fatal) -> ServeError {
         match fatal {
             Fatal::Log(error) => ServeError::Log(error),
+            Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
     }
@@ -95,6 +107,9 @@ impl From<Fatal> for ServeError {
 /// # Errors
 /// One line for a person: what could not be done, where, and what to do.
 pub fn serve(config: Config) -> Result<(), ServeError> {
+    let signals = Signals::register();
+    let signals =
+        signals.map_err(|source| ServeError::System { action: "await signals", source })?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
     let connections_max = raise_descriptor_limit(config.connections_max);
@@ -110,6 +125,9 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     // A lone node is where it listens; a member is where the others are told to find it.
     let address = if own.peer.is_empty() { local.to_string() } else { own.client };
 
+    if config.peer_listen.is_some() {
+        log::warn!("--peer-listen is not used: a lone node has no peers");
+    }
     let (id, fsync) = (config.id, config.fsync);
     let relaxed = relaxed(&config, members.voters().count());
     let node_config = NodeConfig {
@@ -122,7 +140,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     };
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, writer.identity().cluster, address, connections_max);
-    let reactor = Reactor::new(listener, node, writer, fsync, server);
+    let reactor = Reactor::new(listener, node, writer, fsync, server, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
     reactor.run_until_ready()?;

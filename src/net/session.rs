@@ -57,6 +57,8 @@ pub struct Turn<'a> {
     pub server: &'a mut Server,
     /// The other connections.
     pub clients: &'a Connections,
+    /// A connection whose outbox reaches to here is not served until it reads.
+    pub outbox_end: usize,
     /// Room for answers and lists that are put together; no meaning from call to call.
     pub scratch: &'a mut Vec<u8>,
 }
@@ -81,6 +83,8 @@ pub struct Session {
     /// What the reads that wait may bring all at once, in bytes, about. Back at 0 when nothing
     /// waits.
     pub waiting_bytes: usize,
+    /// Until when its next request may wait for the core to take it.
+    later_until: Option<Instant>,
     /// W, where the connection has set it.
     pub write_quorum: Option<Quorum>,
     /// R, where the connection has set it.
@@ -99,6 +103,7 @@ impl Session {
             last_write: LogIndex(0),
             value_bytes_under_way: 0,
             waiting_bytes: 0,
+            later_until: None,
             write_quorum: None,
             read_quorum: None,
         }
@@ -121,6 +126,7 @@ impl Session {
         let to = ReplyTo { connection: self.id, tag };
         match turn.node.write(turn.now, to, command, &options) {
             WriteOutcome::Waiting(index) => {
+                self.later_until = None;
                 self.last_write = index;
                 self.value_bytes_under_way = self.value_bytes_under_way.max(match &command.op {
                     Op::Set { value, .. } => value.len(),
@@ -129,9 +135,24 @@ impl Session {
                 });
                 Ok(true)
             }
-            WriteOutcome::Later => Ok(false),
+            WriteOutcome::Later => self.later(turn, timeout).map(|()| false),
             WriteOutcome::Refused(refusal) => Err(refusal),
         }
+    }
+
+    /// The core takes the next request later: the client waits as long for that as it would wait
+    /// for a quorum.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when it has waited so long.
+    fn later(&mut self, turn: &Turn<'_>, timeout: Option<Duration>) -> Result<(), Refusal> {
+        let now = turn.now.monotonic;
+        let timeout = timeout.unwrap_or(turn.node.config().quorum_timeout);
+        if now < *self.later_until.get_or_insert(now.after(timeout)) {
+            return Ok(());
+        }
+        self.later_until = None;
+        Err(Refusal::Busy)
     }
 
     /// Answers a read, or lets it wait under `tag`.
@@ -154,6 +175,9 @@ impl Session {
         };
         if turn.node.applied() >= self.last_write {
             self.value_bytes_under_way = 0;
+        }
+        if turn.node.is_full_of_reads(asker.after) {
+            return self.later(turn, terms.timeout).map(|()| ReadOutcome::Later);
         }
         let outcome = turn.node.read(turn.now, &asker, read, turn.scratch)?;
         if let ReadOutcome::Waiting { value_bytes } = outcome {

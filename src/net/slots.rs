@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// An empty queue keeps room for so many.
+const KEPT_SLOTS: usize = 256;
+
 /// The replies that one connection still owes, in order.
 ///
 /// Most of the time a pipeline of writes is answered in order, and a reply goes straight to the
@@ -12,6 +15,8 @@ pub struct Slots<S> {
     first_tag: u32,
     /// Invariant: the front is `Waiting`, or the queue is empty.
     queue: VecDeque<Slot<S>>,
+    /// Bytes of all that are `Ready`.
+    ready_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -25,7 +30,7 @@ enum Slot<S> {
 impl<S: Copy> Slots<S> {
     /// Nothing owed.
     pub fn new() -> Slots<S> {
-        Slots { first_tag: 0, queue: VecDeque::new() }
+        Slots { first_tag: 0, queue: VecDeque::new(), ready_bytes: 0 }
     }
 
     /// The tag that the next waiting request will have.
@@ -51,6 +56,7 @@ impl<S: Copy> Slots<S> {
         }
         let mut reply = Vec::new();
         print(&mut reply);
+        self.ready_bytes += reply.len();
         self.queue.push_back(Slot::Ready(reply.into()));
     }
 
@@ -65,6 +71,7 @@ impl<S: Copy> Slots<S> {
         if at > 0 {
             let mut reply = Vec::new();
             print(shape, &mut reply);
+            self.ready_bytes += reply.len();
             self.queue[at] = Slot::Ready(reply.into());
             return;
         }
@@ -72,7 +79,11 @@ impl<S: Copy> Slots<S> {
         self.pop();
         while let Some(Slot::Ready(reply)) = self.queue.front() {
             out.extend_from_slice(reply);
+            self.ready_bytes -= reply.len();
             self.pop();
+        }
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_SLOTS {
+            self.queue = VecDeque::new();
         }
     }
 
@@ -80,6 +91,12 @@ impl<S: Copy> Slots<S> {
     fn pop(&mut self) {
         self.queue.pop_front();
         self.first_tag = self.first_tag.wrapping_add(1);
+    }
+
+    /// Bytes of the replies that wait for one before them.
+    #[inline]
+    pub fn ready_bytes(&self) -> usize {
+        self.ready_bytes
     }
 
     /// How many replies are owed.
@@ -118,5 +135,6 @@ mod tests {
         assert_eq!((out.as_slice(), slots.len()), (&b"a"[..], 4));
         slots.complete(b, &mut out, shape);
         assert_eq!((out.as_slice(), slots.is_empty()), (&b"abcde"[..], true));
+        assert_eq!(slots.ready_bytes(), 0);
     }
 }

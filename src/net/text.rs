@@ -62,10 +62,9 @@ impl TextSession {
                 Ok(Line::Request(request)) => Ok(request),
                 Err(error) => Err(Some(error)),
             };
-            if let Some(pause) = self.must_pause(session, request.as_ref().ok(), out) {
+            if let Some(pause) = self.must_pause(session, turn, request.as_ref().ok(), out) {
                 return Served { consumed, pause };
             }
-            turn.server.requests_total += 1;
             match request {
                 Ok(request) => {
                     if let Err(pause) = self.execute(session, turn, &request, out) {
@@ -77,6 +76,7 @@ impl TextSession {
                     self.slots.reply(out, |out| text::encode_line_error(out, &error));
                 }
             }
+            turn.server.requests_total += 1;
             consumed += length;
         }
     }
@@ -84,13 +84,18 @@ impl TextSession {
     fn must_pause(
         &self,
         session: &Session,
+        turn: &Turn<'_>,
         request: Option<&Request<'_>>,
         out: &[u8],
     ) -> Option<Pause> {
-        if out.len() > OUTBOX_BYTES_SOFT {
+        if out.len() > turn.outbox_end {
             return Some(Pause::Output);
         }
-        if self.slots.len() >= WAITING_MAX || session.waits_for_much() {
+        let ready_bytes = self.slots.ready_bytes();
+        if self.slots.len() >= WAITING_MAX
+            || ready_bytes > OUTBOX_BYTES_SOFT
+            || session.waits_for_much()
+        {
             return Some(Pause::Answers);
         }
         match request {

@@ -125,7 +125,7 @@ impl Machine {
         let asker = Asker { to, after, hash: None, options: *options };
         let said = match self.node.read(&self.now, &asker, read, &mut Vec::new()) {
             Ok(ReadOutcome::Ready(response)) => words::response(&response),
-            Ok(ReadOutcome::Waiting) => {
+            Ok(ReadOutcome::Waiting { .. }) => {
                 self.waiting.insert((client, to.tag), request.clone());
                 format!("waits for index {after}")
             }

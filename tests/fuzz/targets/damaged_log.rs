@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
     let (files, journal) = &moments[moment];
     let mut journal = journal.clone();
     let mut damaged = files.clone();
-    damage(&mut damaged, moments, rest);
+    damage(&mut damaged, &moments[..=moment], rest);
     if damaged != *files {
         journal.durable = Lsn(0);
     }
@@ -127,7 +127,7 @@ fn live() -> Result<Vec<(Files, Journal)>, kvorum::wal::WalError> {
 }
 
 /// Carries out the faults in `recipe`, five bytes each.
-fn damage(files: &mut Files, moments: &[(Files, Journal)], recipe: &[u8]) {
+fn damage(files: &mut Files, until_now: &[(Files, Journal)], recipe: &[u8]) {
     let mut flips = 0;
     for fault in recipe.as_chunks::<5>().0 {
         let &[kind, file, at, low, high] = fault;
@@ -144,7 +144,7 @@ fn damage(files: &mut Files, moments: &[(Files, Journal)], recipe: &[u8]) {
             1 => put_sector(&mut bytes, sector, &[0; SECTOR_BYTES]),
             // A stale sector, or one of another file.
             2 => {
-                let other = &moments[usize::from(low) % moments.len()].0;
+                let other = &until_now[usize::from(low) % until_now.len()].0;
                 if let Some(other) = other.get(&name) {
                     copy_sector(&mut bytes, sector, other, sector);
                 }

@@ -289,7 +289,10 @@ impl Forger {
     }
 
     fn end_segment(&mut self) {
-        self.disk.tamper(&format!("segment-{:016x}.log", self.sequence), std::mem::take(&mut self.segment));
+        self.disk.tamper(
+            &format!("segment-{:016x}.log", self.sequence),
+            std::mem::take(&mut self.segment),
+        );
     }
 
     /// Writes what still fits.
