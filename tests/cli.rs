@@ -232,6 +232,23 @@ fn set_reads_a_value_from_standard_input() {
 }
 
 #[test]
+fn a_limit_that_was_raised_holds_for_the_first_write_after_the_restart() {
+    let mut first = Server::start(&[]);
+    assert_eq!(first.text().ask("SET k v"), "OK");
+    assert_eq!(first.terminate().code, Some(0));
+    // There is a segment in reserve, made for the old limit.
+    let server = Server::start_in(first.data(), &["--value-bytes-max", "64mb"]);
+    let mut child = kvorum()
+        .args(["set", "--servers", server.address(), "--timeout-ms", "30000", "blob", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&vec![b'v'; 30 << 20]).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_dead_server_in_the_list_is_passed_over() {
     let server = Server::start(&[]);
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -217,6 +217,19 @@ fn an_error_of_a_write_stops_the_node() {
     fail_disk_under_load(DISK_WRITES, "EIO");
 }
 
+/// What was acknowledged without a sync may be lost there: that is no orderly end.
+#[test]
+fn an_error_of_the_last_sync_is_no_clean_end() {
+    let mut server = Server::start(&["--fsync", "never"]);
+    assert_eq!(server.text().ask("SET k v"), "OK");
+    let strace = Strace::inject(server.pid(), DISK_SYNCS, "error=EIO:when=1+");
+    let exit = server.terminate();
+    drop(strace);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let words = exit.last_words();
+    assert!(words.contains(server.data().to_str().unwrap()), "names no file: {words}");
+}
+
 #[test]
 fn a_sync_that_stalls_holds_back_writes_only() {
     let mut server = Server::start(&[]);

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::{AlignedBuffer, Contents, Disk, DiskFile};
 
@@ -190,6 +191,12 @@ impl Disk for FileDisk {
         fs::remove_file(self.path(name))
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(&self.directory)?;
+        // Not the blocks that are reserved for root, who may be running this.
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         self.direct_io()?;
         File::open(&self.directory)?.sync_all()
@@ -204,6 +211,13 @@ impl DiskFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+/// Whether the process or the system has too many files open, so that it is not about the disk.
+#[must_use]
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| limits.contains(&code))
 }
 
 fn writable(path: &Path, file: File, direct_io: bool) -> io::Result<Box<dyn DiskFile>> {
@@ -306,6 +320,7 @@ mod tests {
         assert!(looking.remove("f").is_err());
         assert!(looking.create_zeroed("g", 4096).is_err());
         assert!(looking.rename("f", "g").is_err());
+        assert!(looking.free_bytes().unwrap() > 0);
         assert_eq!(looking.list().unwrap().len(), 2);
     }
 

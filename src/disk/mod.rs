@@ -16,7 +16,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use aligned::AlignedBuffer;
-pub use file::{DiskError, FileDisk};
+pub use file::{DiskError, FileDisk, is_out_of_descriptors};
 pub use map::Contents;
 
 /// What is written at once: the block of the file system, and the alignment of direct I/O.
@@ -70,6 +70,13 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Any; the file may then still be there.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// How many bytes of new files the file system would take now. Others may take them first,
+    /// and a quota may allow less.
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    fn free_bytes(&self) -> io::Result<u64>;
 
     /// Makes all renames and removals, and the names of new files, durable.
     ///

@@ -17,9 +17,6 @@ use crate::config::Fsync;
 use crate::core::Record;
 use crate::wal::{WalError, Writer};
 
-/// How often a group that found no room on the disk is tried again.
-const NO_ROOM_RETRY: Duration = Duration::from_millis(200);
-
 /// How the log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News {
@@ -61,6 +58,19 @@ const NO_PANIC: &str = "neither side panics while it holds the mailbox";
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().expect(NO_PANIC)
+    }
+
+    /// Leaves a message for the reactor.
+    fn post(&self, waker: &Waker, change: impl FnOnce(&mut Mailbox)) {
+        let mut mailbox = self.lock();
+        change(&mut mailbox);
+        let direct = mailbox.reactor_waits;
+        drop(mailbox);
+        if direct {
+            self.news_signal.notify_one();
+        } else if let Err(error) = waker.wake() {
+            log::error!("can not wake the reactor: {error}");
+        }
     }
 }
 
@@ -132,6 +142,23 @@ impl LogThread {
         self.take_news(&mut mailbox)
     }
 
+    /// Ends the log: writes what is left, syncs it, marks the end, and waits for that.
+    ///
+    /// # Errors
+    /// What was written since the last sync may not be durable. With `--fsync never` or some
+    /// milliseconds it was acknowledged nevertheless.
+    pub fn stop(&mut self) -> Result<(), WalError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.shared.lock().stop = true;
+        self.shared.group_signal.notify_one();
+        // It has panicked only on a broken invariant, and then the process is gone.
+        let _ = thread.join();
+        match self.shared.lock().news.take() {
+            Some(Err(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the thread up, which hangs in the disk. The process is about to end.
     pub fn abandon(&mut self) {
         self.thread = None;
@@ -146,13 +173,10 @@ impl LogThread {
 }
 
 impl Drop for LogThread {
-    /// Lets the thread end the log properly.
+    /// For who stops for another reason, and will not be asked how the log ended.
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.group_signal.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // It has panicked only on a broken invariant, and then the process is gone.
-            let _ = thread.join();
+        if let Err(error) = self.stop() {
+            log::error!("{error}");
         }
     }
 }
@@ -192,41 +216,40 @@ impl LogLoop {
     }
 
     fn run(mut self) {
-        let mut wake_at = None;
-        loop {
-            let task = self.next_task(wake_at);
-            let group = match task {
-                Task::Stop => break,
-                Task::Tend => Group::new(),
-                Task::Group(group) => group,
-            };
-            let is_group = !group.is_empty();
-            let result = self.write(&group, is_group).and_then(|done| {
-                if done {
-                    self.tell(true);
-                }
-                wake_at = self.tend()?;
-                self.tell(false);
-                Ok(())
-            });
-            if let Err(error) = result {
-                self.post(|mailbox| mailbox.news = Some(Err(error)));
-                return;
-            }
-        }
-        if let Err(error) = self.writer.close() {
-            log::error!("the end of the log was not marked: {error}");
+        let served = self.serve();
+        let ended = served.and_then(|()| self.writer.close());
+        if let Err(error) = ended {
+            self.shared.post(&self.waker, |mailbox| mailbox.news = Some(Err(error)));
         }
     }
 
-    /// Stages, writes and syncs a group; true when one is done.
-    fn write(&mut self, group: &Group, is_group: bool) -> Result<bool, WalError> {
+    fn serve(&mut self) -> Result<(), WalError> {
+        let mut wake_at = None;
+        loop {
+            let is_due = match self.next_task(wake_at) {
+                Task::Stop => return Ok(()),
+                Task::Tend => self.waits_for_room && !self.writer.lacks_next_segment(),
+                Task::Group(group) => {
+                    self.stage(&group);
+                    true
+                }
+            };
+            if is_due && self.write()? {
+                self.tell(true);
+            }
+            wake_at = self.tend()?;
+            self.tell(false);
+        }
+    }
+
+    fn stage(&mut self, group: &Group) {
         for (lsn, record) in group {
             self.writer.stage(*lsn, record);
         }
-        if !is_group && !self.waits_for_room {
-            return Ok(false);
-        }
+    }
+
+    /// Writes what is staged, and syncs it if that is asked for; false when there is no room.
+    fn write(&mut self) -> Result<bool, WalError> {
         match self.writer.write() {
             Ok(_) => self.waits_for_room = false,
             Err(error) if !error.is_fatal() => {
@@ -251,8 +274,8 @@ impl LogLoop {
         let now = Instant::now();
         let mut wake_at = self.writer.tend(now)?;
         let mut wake_by = |at: Instant| wake_at = Some(wake_at.map_or(at, |other| other.min(at)));
-        if self.waits_for_room {
-            wake_by(now + NO_ROOM_RETRY);
+        if self.waits_for_room && !self.writer.lacks_next_segment() {
+            wake_by(now);
         }
         if let (Fsync::EveryMs(ms), Some(since)) = (self.fsync, self.unsynced_since) {
             let due = since + Duration::from_millis(ms);
@@ -280,22 +303,10 @@ impl LogLoop {
         };
         if group_is_done || self.told != Some(news) {
             self.told = Some(news);
-            self.post(|mailbox| {
+            self.shared.post(&self.waker, |mailbox| {
                 mailbox.group_is_done |= group_is_done;
                 mailbox.news = Some(Ok(news));
             });
-        }
-    }
-
-    fn post(&self, change: impl FnOnce(&mut Mailbox)) {
-        let mut mailbox = self.shared.lock();
-        change(&mut mailbox);
-        let direct = mailbox.reactor_waits;
-        drop(mailbox);
-        if direct {
-            self.shared.news_signal.notify_one();
-        } else if let Err(error) = self.waker.wake() {
-            log::error!("can not wake the reactor: {error}");
         }
     }
 

@@ -511,7 +511,7 @@ impl Reactor {
         while self.connections.iter().any(is_owed) && self.clock.monotonic() < deadline {
             self.turn(events)?;
         }
-        Ok(())
+        self.log.stop().map_err(Fatal::Log)
     }
 }
 

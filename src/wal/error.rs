@@ -9,6 +9,7 @@ use kvorum_protocol::{ClusterId, DecodeError, LogIndex, Lsn, NodeId};
 
 use super::state::Discontinuity;
 use crate::core::ReplayError;
+use crate::disk::is_out_of_descriptors;
 
 /// Why the log can not be opened, written or read.
 #[derive(Debug)]
@@ -173,7 +174,12 @@ impl fmt::Display for WalError {
                 write!(f, "can not {action} {}: {source}", path.display())
             }
             WalError::NoRoom { path, source } => {
-                write!(f, "can not make room for {}: {source}: free disk space", path.display())
+                let advice = match source.kind() {
+                    _ if is_out_of_descriptors(source) => "raise the limit of open files",
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space",
+                    _ => "check the disk",
+                };
+                write!(f, "can not make room for {}: {source}: {advice}", path.display())
             }
             WalError::Output { source } => write!(f, "can not write the output: {source}"),
             WalError::Stopped => f.write_str("the log stopped at an earlier error"),

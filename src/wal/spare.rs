@@ -3,6 +3,7 @@
 //! of one block, and a full disk is known a whole segment early.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -10,13 +11,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::layout::{SEGMENT_HEADER_BYTES, segment_name};
-use crate::disk::{AlignedBuffer, Disk, DiskFile};
+use crate::disk::{AlignedBuffer, Disk, DiskFile, is_out_of_descriptors};
 
 /// Where a segment is made before it gets its name.
 pub(super) const SPARE_TMP_NAME: &str = "spare.tmp";
 
-/// How long to wait after a failure, most likely a full disk, before the next attempt.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait after a failure before the next attempt. Twice as long each time, because it
+/// may write a whole segment before it fails; but to ask a full file system for its free space
+/// costs nothing, and is done as often as this.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How soon to look again for a segment that is being made.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -40,6 +44,30 @@ enum Job {
     Remove(Released),
 }
 
+/// Less is free than a segment takes, and nothing was tried.
+#[derive(Debug)]
+struct TooLittleSpace {
+    free_bytes: u64,
+    needed_bytes: u64,
+}
+
+impl fmt::Display for TooLittleSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TooLittleSpace { free_bytes, needed_bytes } = self;
+        write!(f, "{free_bytes} bytes are free, {needed_bytes} are needed")
+    }
+}
+
+impl std::error::Error for TooLittleSpace {}
+
+/// The last attempt failed.
+struct Failure {
+    reason: io::ErrorKind,
+    is_out_of_descriptors: bool,
+    pause: Duration,
+    retry_at: Instant,
+}
+
 type Outcome = (Job, io::Result<Option<Spare>>);
 
 /// Makes spares, in the background or on the spot, one job at a time.
@@ -51,7 +79,7 @@ pub(super) struct Spares {
     /// Oldest first, and handled in this order: after a crash the segments that are left must
     /// have no gap.
     released: VecDeque<Released>,
-    failed_at: Option<Instant>,
+    failure: Option<Failure>,
 }
 
 struct Worker {
@@ -65,17 +93,23 @@ impl Spares {
     pub fn new(disk: Arc<dyn Disk>, ready: Option<Spare>, in_background: bool) -> Spares {
         let worker = if in_background { Worker::spawn(Arc::clone(&disk)) } else { None };
         let released = VecDeque::new();
-        Spares { disk, worker, job_in_flight: false, ready, released, failed_at: None }
+        Spares { disk, worker, job_in_flight: false, ready, released, failure: None }
     }
 
-    /// The spare, if there is one.
-    pub fn ready(&self) -> Option<&Spare> {
-        self.ready.as_ref()
+    /// The spare, if there is one of at least `bytes`. A shorter one is none: it was made before
+    /// the configured limits were raised, and is replaced.
+    pub fn ready(&self, bytes: u64) -> Option<&Spare> {
+        self.ready.as_ref().filter(|spare| spare.bytes >= bytes)
     }
 
     /// Whether the last attempt failed.
     pub fn has_failed(&self) -> bool {
-        self.failed_at.is_some()
+        self.failure.is_some()
+    }
+
+    /// Whether it failed for want of file descriptors, so that it is not about the disk.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.is_out_of_descriptors)
     }
 
     /// This segment is no longer needed. Segments come in order.
@@ -91,20 +125,17 @@ impl Spares {
             if self.job_in_flight {
                 return Some(now + POLL_INTERVAL);
             }
-            if let Some(failed_at) = self.failed_at {
-                let retry_at = failed_at + RETRY_INTERVAL;
-                if now < retry_at {
-                    return Some(retry_at);
-                }
+            if let Some(failure) = self.failure.as_ref().filter(|failure| now < failure.retry_at) {
+                return Some(failure.retry_at);
             }
             let job = self.next_job(sequence, bytes)?;
-            self.start(job);
+            self.start(job, now);
             self.collect(now);
         }
     }
 
     fn next_job(&mut self, sequence: u64, bytes: u64) -> Option<Job> {
-        let wants_spare = self.ready.is_none();
+        let wants_spare = self.ready(bytes).is_none();
         match self.released.front() {
             Some(oldest) if wants_spare && oldest.bytes >= bytes => {
                 let bytes = oldest.bytes;
@@ -119,14 +150,17 @@ impl Spares {
         }
     }
 
-    fn start(&mut self, job: Job) {
+    fn start(&mut self, job: Job, now: Instant) {
         self.job_in_flight = true;
+        if let Job::Prepare { .. } = job {
+            // Too short, if there is one. Another file takes its name, so it is never to be used.
+            self.ready = None;
+        }
         if let Some(worker) = &self.worker {
             worker.start(job);
         } else {
             let outcome = execute(&*self.disk, &job);
-            // Waiting between attempts is for the background; on the spot it is the caller's.
-            self.finish((job, outcome), Instant::now());
+            self.finish((job, outcome), now);
         }
     }
 
@@ -149,16 +183,11 @@ impl Spares {
                 if spare.is_some() {
                     self.ready = spare;
                 }
-                self.failed_at = None;
+                self.failure = None;
             }
             Err(error) => {
-                if self.failed_at.is_none() {
-                    let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) =
-                        &job;
-                    let path = self.disk.path(&segment_name(*sequence));
-                    log::warn!("can not prepare {}: {error}; trying again", path.display());
-                }
-                self.failed_at = Some(now);
+                let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) = &job;
+                self.fail(*sequence, &error, now);
                 // Back in its place, so that the order stays.
                 if let Job::Prepare { recycle: Some(released), .. } | Job::Remove(released) = job {
                     self.released.push_front(released);
@@ -167,7 +196,28 @@ impl Spares {
         }
     }
 
-    /// The spare, with at least `bytes`: waits for it, or makes it on the spot.
+    fn fail(&mut self, sequence: u64, error: &io::Error, now: Instant) {
+        let reason = error.kind();
+        let is_out_of_descriptors = is_out_of_descriptors(error);
+        let before = self.failure.as_ref();
+        let is_news = before.is_none_or(|before| {
+            (before.reason, before.is_out_of_descriptors) != (reason, is_out_of_descriptors)
+        });
+        if is_news {
+            let path = self.disk.path(&segment_name(sequence));
+            log::warn!("can not prepare {}: {error}; trying again", path.display());
+        }
+        let was_cheap = error.get_ref().is_some_and(|inner| inner.is::<TooLittleSpace>());
+        let pause = match before {
+            Some(before) if !was_cheap => (before.pause * 2).min(RETRY_PAUSE_MAX),
+            _ => RETRY_PAUSE_MIN,
+        };
+        let retry_at = now + pause;
+        self.failure = Some(Failure { reason, is_out_of_descriptors, pause, retry_at });
+    }
+
+    /// The spare, with at least `bytes`: waits for it, or makes it on the spot. How often to try
+    /// that is the caller's to decide.
     pub fn take(&mut self, sequence: u64, bytes: u64) -> io::Result<Spare> {
         while self.job_in_flight {
             let worker = self.worker.as_ref().expect("only a worker leaves a job in flight");
@@ -178,10 +228,13 @@ impl Spares {
         if let Some(spare) = self.ready.take_if(|spare| spare.bytes >= bytes) {
             return Ok(spare);
         }
-        // Too short, or none: a new one takes the place of what stands under its name.
+        // As in `start`.
         self.ready = None;
         let made = prepare(&*self.disk, sequence, bytes, None);
-        self.failed_at = made.as_ref().err().map(|_| Instant::now());
+        match &made {
+            Ok(_) => self.failure = None,
+            Err(error) => self.fail(sequence, error, Instant::now()),
+        }
         made
     }
 }
@@ -228,14 +281,18 @@ fn execute(disk: &dyn Disk, job: &Job) -> io::Result<Option<Spare>> {
             prepare(disk, *sequence, *bytes, *recycle).map(Some)
         }
         Job::Remove(released) => {
-            match disk.remove(&segment_name(released.sequence)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(disk, &segment_name(released.sequence))?;
             // Each removal by itself, so that a crash can not leave a gap.
             disk.sync_dir()?;
             Ok(None)
         }
+    }
+}
+
+fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -266,12 +323,31 @@ fn make(
     };
     let file = match recycled {
         Some(file) => file,
-        None => disk.create_zeroed(SPARE_TMP_NAME, bytes)?,
+        None => {
+            // A spare that was too short gives its space to the one that takes its place.
+            remove_if_there(disk, &segment_name(sequence))?;
+            check_space(disk, bytes)?;
+            disk.create_zeroed(SPARE_TMP_NAME, bytes)?
+        }
     };
     file.sync()?;
     disk.rename(SPARE_TMP_NAME, &segment_name(sequence))?;
     disk.sync_dir()?;
     Ok(Spare { sequence, bytes, file })
+}
+
+/// To fill a disk to the brim, only to learn that it is full, would hurt everyone on it.
+fn check_space(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    // Something is to be left for metadata, and for others.
+    let needed_bytes = bytes + bytes / 16;
+    match disk.free_bytes() {
+        Ok(free_bytes) if free_bytes < needed_bytes => {
+            let error = TooLittleSpace { free_bytes, needed_bytes };
+            Err(io::Error::new(io::ErrorKind::StorageFull, error))
+        }
+        // Who does not tell is tried.
+        _ => Ok(()),
+    }
 }
 
 /// Takes the name and the header from a segment. Its records stay, and are none in the next

@@ -242,22 +242,34 @@ impl Writer {
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
         let active = (self.active.bytes - self.active.offset).checked_sub(staged);
-        let next = self.active.sequence + 1;
-        let spare = match self.spares.ready() {
-            Some(spare) => spare.bytes - SEGMENT_HEADER_BYTES as u64,
-            None if self.spares.has_failed() => 0,
-            None => self.config.segment_bytes(next) - SEGMENT_HEADER_BYTES as u64,
-        };
+        let spare = self.next_segment_bytes().map_or(0, |next| next - SEGMENT_HEADER_BYTES as u64);
         // A record that does not fit into the rest of the active segment leaves that rest empty.
         let room = active.map_or(spare.saturating_sub(staged), |active| active.max(spare));
         room.saturating_sub(self.config.reserve_bytes)
     }
 
-    /// Whether the next segment could not be made, most likely for want of space. It is tried
-    /// again every second.
+    /// Length of the next segment, made or being made; `None` when it can not be made.
+    fn next_segment_bytes(&self) -> Option<u64> {
+        let wanted = self.config.segment_bytes(self.active.sequence + 1);
+        match self.spares.ready(wanted) {
+            Some(spare) => Some(spare.bytes),
+            None => (!self.spares.has_failed()).then_some(wanted),
+        }
+    }
+
+    /// Whether the next segment could not be made. [`tend`](Writer::tend) tries again; until it
+    /// has succeeded, a [`write`](Writer::write) that had [no room](WalError::NoRoom) need not be
+    /// repeated.
+    #[must_use]
+    pub fn lacks_next_segment(&self) -> bool {
+        self.next_segment_bytes().is_none()
+    }
+
+    /// Whether that is for a reason of the disk, most likely want of space, and not because this
+    /// process has too many files open.
     #[must_use]
     pub fn is_short_of_space(&self) -> bool {
-        self.spares.has_failed()
+        self.lacks_next_segment() && !self.spares.is_out_of_descriptors()
     }
 
     /// What happens beside the writing: has the next segment made, removes or recycles released

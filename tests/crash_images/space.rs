@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use kvorum::wal::{WalError, footprint};
+use kvorum::wal::{WalConfig, WalError, footprint};
 
 use crate::log_workload::{Journal, Running, config};
-use crate::memory_disk::{Loss, MemoryDisk};
+use crate::memory_disk::{Failure, Loss, MemoryDisk};
 
 const VALUE_BYTES: usize = 3000;
 
@@ -64,6 +64,55 @@ fn a_full_disk_is_told_before_anything_is_lost_and_ends_when_there_is_space() {
     Running::open(&disk, &mut journal).unwrap();
 }
 
+/// Keeps `tend` going for a minute after the disk became full; answers how often it was looked at.
+fn tend_for_a_minute(log: &mut Running, start: Instant) -> u32 {
+    let mut looks = 0;
+    let mut now = start;
+    while now < start + Duration::from_secs(60) {
+        let next = log.writer.tend(now).unwrap().expect("it is tried again");
+        assert!(log.writer.lacks_next_segment() && log.writer.is_short_of_space());
+        assert!(next > now && next <= now + Duration::from_secs(10));
+        now = next;
+        looks += 1;
+    }
+    looks
+}
+
+#[test]
+fn a_full_file_system_is_asked_often_and_not_written_to() {
+    let disk = MemoryDisk::new();
+    let mut log = Running::open(&disk, &mut Journal::default()).unwrap();
+    disk.set_space(Some(33 << 10));
+    let start = Instant::now();
+    assert_eq!(tend_for_a_minute(&mut log, start), 60);
+    assert_eq!(disk.full_creations(), 0);
+    disk.set_space(None);
+    assert_eq!(log.writer.tend(start + Duration::from_secs(61)).unwrap(), None);
+    assert!(!log.writer.lacks_next_segment());
+}
+
+#[test]
+fn a_limit_that_nobody_tells_is_tried_ever_less_often() {
+    let disk = MemoryDisk::new();
+    let mut log = Running::open(&disk, &mut Journal::default()).unwrap();
+    disk.set_space(Some(33 << 10));
+    disk.hide_limit();
+    // After 1, 2, 4, 8 seconds, then every 10.
+    let looks = tend_for_a_minute(&mut log, Instant::now());
+    assert_eq!((looks, disk.full_creations()), (9, 9));
+}
+
+#[test]
+fn a_want_of_descriptors_is_not_taken_for_a_full_disk() {
+    let disk = MemoryDisk::new();
+    let mut log = Running::open(&disk, &mut Journal::default()).unwrap();
+    disk.fail_at(1, Failure::Descriptors);
+    let retry = log.writer.tend(Instant::now()).unwrap().expect("it is tried again");
+    assert!(log.writer.lacks_next_segment() && !log.writer.is_short_of_space());
+    log.writer.tend(retry).unwrap();
+    assert!(!log.writer.lacks_next_segment());
+}
+
 #[test]
 fn a_batch_of_the_largest_size_always_fits_into_a_segment() {
     let disk = MemoryDisk::new();
@@ -77,6 +126,31 @@ fn a_batch_of_the_largest_size_always_fits_into_a_segment() {
         log.sync(&mut journal).unwrap();
         log.tend().unwrap();
     }
+}
+
+#[test]
+fn a_spare_from_before_the_limits_were_raised_is_replaced() {
+    let disk = MemoryDisk::new();
+    let mut journal = Journal::default();
+    let mut log = Running::open(&disk, &mut journal).unwrap();
+    log.vote(&mut journal);
+    log.sync(&mut journal).unwrap();
+    log.tend().unwrap();
+    drop(log);
+    assert_eq!(disk.contents("segment-0000000000000002.log").len(), 32 << 10);
+    let largest = 100 << 10;
+    let raised = || WalConfig { batch_bytes_max: largest, ..config() };
+    // The old spare's space is needed for the new one.
+    disk.set_space(Some(144 << 10));
+    let mut log = Running::open_with(&disk, &mut journal, raised()).unwrap();
+    assert!(log.writer.room() >= footprint(largest), "{}", log.writer.room());
+    log.tend().unwrap();
+    assert!(!log.writer.is_short_of_space());
+    assert!(log.writer.room() >= footprint(largest), "{}", log.writer.room());
+    log.batch(&mut journal, largest - 100);
+    log.sync(&mut journal).unwrap();
+    drop(log);
+    Running::open_with(&disk, &mut journal, raised()).unwrap();
 }
 
 #[test]

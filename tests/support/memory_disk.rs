@@ -42,6 +42,8 @@ pub enum Failure {
     Full,
     /// Half of a write is done, then EIO.
     Short,
+    /// EMFILE.
+    Descriptors,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +74,9 @@ struct State {
     operations: u64,
     crashed: bool,
     space_bytes: Option<usize>,
+    hides_its_limit: bool,
+    /// Files that were begun and did not fit.
+    full_creations: u64,
     unreadable: Option<String>,
 }
 
@@ -166,6 +171,16 @@ impl MemoryDisk {
         self.state().space_bytes = bytes;
     }
 
+    /// `set_space` is noticed only by who goes over it.
+    pub fn hide_limit(&self) {
+        self.state().hides_its_limit = true;
+    }
+
+    /// How many files were begun that did not fit.
+    pub fn full_creations(&self) -> u64 {
+        self.state().full_creations
+    }
+
     /// Reading this file is an error from now on.
     pub fn make_unreadable(&self, name: &str) {
         self.state().unreadable = Some(name.to_owned());
@@ -258,6 +273,7 @@ impl State {
         match how {
             Failure::Full => io::ErrorKind::StorageFull.into(),
             Failure::Io | Failure::Short => io::Error::other("EIO"),
+            Failure::Descriptors => rustix::io::Errno::MFILE.into(),
         }
     }
 
@@ -302,6 +318,11 @@ impl State {
         Ok(())
     }
 
+    fn free_bytes(&self) -> u64 {
+        let used: usize = self.live.values().map(|file| self.files[*file].live.len()).sum();
+        self.space_bytes.map_or(u64::MAX, |space| space.saturating_sub(used) as u64)
+    }
+
     fn file(&self, name: &str) -> io::Result<usize> {
         self.live.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -335,8 +356,8 @@ impl Disk for MemoryDisk {
     fn create_zeroed(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let bytes = usize::try_from(bytes).unwrap();
         let mut state = self.state();
-        let used: usize = state.live.values().map(|file| state.files[*file].live.len()).sum();
-        if state.space_bytes.is_some_and(|space| used + bytes > space) {
+        if bytes as u64 > state.free_bytes() {
+            state.full_creations += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
         let file = state.create(name);
@@ -367,6 +388,12 @@ impl Disk for MemoryDisk {
             state.change_name(NameChange::Remove(name.to_owned()));
         }
         outcome.map_or(Ok(()), |how| Err(state.error(how)))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.state();
+        // As with a quota, which the file system does not tell.
+        Ok(if state.hides_its_limit { u64::MAX } else { state.free_bytes() })
     }
 
     fn sync_dir(&self) -> io::Result<()> {
