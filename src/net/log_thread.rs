@@ -22,8 +22,9 @@ use crate::wal::{WalError, Writer};
 pub struct News {
     /// Every record up to here counts as durable, by the configured meaning of the word.
     pub durable: Lsn,
-    /// The last record that the room below does not have to hold any more.
-    pub written: Lsn,
+    /// The last record that has its place in the log, though it may not be written yet: the room
+    /// below is what comes behind it.
+    pub staged: Lsn,
     /// Bytes that the log takes with certainty from there on.
     pub room_bytes: u64,
     /// Whether more room may not come.
@@ -272,21 +273,21 @@ impl LogLoop {
     /// What is to be done beside groups, and when again.
     fn tend(&mut self) -> Result<Option<Instant>, WalError> {
         let now = Instant::now();
-        let mut wake_at = self.writer.tend(now)?;
-        let mut wake_by = |at: Instant| wake_at = Some(wake_at.map_or(at, |other| other.min(at)));
-        if self.waits_for_room && !self.writer.lacks_next_segment() {
-            wake_by(now);
-        }
+        let mut sync_at = None;
         if let (Fsync::EveryMs(ms), Some(since)) = (self.fsync, self.unsynced_since) {
             let due = since + Duration::from_millis(ms);
             if now < due {
-                wake_by(due);
+                sync_at = Some(due);
             } else {
                 self.writer.sync()?;
                 self.unsynced_since = None;
             }
         }
-        Ok(wake_at)
+        // Behind the sync, because only what is durable is marked.
+        let writer_at = self.writer.tend(now)?;
+        let has_room_again = self.waits_for_room && !self.writer.lacks_next_segment();
+        let write_at = has_room_again.then_some(now);
+        Ok([sync_at, writer_at, write_at].into_iter().flatten().min())
     }
 
     /// Tells the reactor how the log stands, if that is new to it.
@@ -297,7 +298,7 @@ impl LogLoop {
         };
         let news = News {
             durable,
-            written: self.writer.staged(),
+            staged: self.writer.staged(),
             room_bytes: self.writer.room(),
             is_short_of_space: self.writer.is_short_of_space(),
         };
@@ -333,6 +334,76 @@ impl LogLoop {
             let waited = self.shared.group_signal.wait_timeout(mailbox, left);
             (mailbox, _) = waited.expect(NO_PANIC);
             mailbox.thread_waits = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kvorum_protocol::{LogIndex, NodeId, Term};
+    use mio::{Poll, Token};
+
+    use super::*;
+    use crate::core::ReplayError;
+    use crate::disk::FileDisk;
+    use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Nobody;
+
+    impl RecoverySink for Nobody {
+        fn record(&mut self, _: Lsn, _: LogIndex, _: &RecordView<'_>) -> Result<(), ReplayError> {
+            Ok(())
+        }
+
+        fn progress(&mut self, _: u64, _: u64) {}
+    }
+
+    fn start(directory: &Path, fsync: Fsync, poll: &Poll) -> LogThread {
+        let disk = Arc::new(FileDisk::open(directory, false).unwrap());
+        let config = WalConfig {
+            segment_bytes_min: 1 << 20,
+            segment_bytes_max: 1 << 20,
+            batch_bytes_max: 64 << 10,
+            ..WalConfig::new(Identity::random(NodeId(1), None))
+        };
+        let (writer, _) = wal::open(disk, config, &mut Nobody).unwrap();
+        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        LogThread::start(writer, fsync, Arc::new(waker)).unwrap()
+    }
+
+    fn vote() -> Record {
+        Record::TermVote { term: Term(1), voted_for: Some(NodeId(1)) }
+    }
+
+    fn write(log: &mut LogThread, group: Group) {
+        log.submit(group);
+        while log.is_busy() {
+            log.wait_for_news(PATIENCE).unwrap();
+        }
+    }
+
+    fn dump(directory: &Path) -> String {
+        let mut text = Vec::new();
+        wal::dump(directory, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_synced_is_marked_when_nothing_follows() {
+        for fsync in [Fsync::Always, Fsync::EveryMs(20)] {
+            let temp = tempfile::tempdir().unwrap();
+            let poll = Poll::new().unwrap();
+            let mut log = start(temp.path(), fsync, &poll);
+            write(&mut log, vec![(Lsn(1), vote())]);
+            let deadline = Instant::now() + PATIENCE;
+            while !dump(temp.path()).contains(" MARK ") {
+                assert!(Instant::now() < deadline, "no mark with {fsync}");
+                log.wait_for_news(Duration::from_millis(20)).unwrap();
+            }
         }
     }
 }

@@ -264,7 +264,7 @@ impl Reactor {
     fn take_news(&mut self, news: Option<News>) {
         if let Some(news) = news {
             self.node.durable(news.durable);
-            self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
+            self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
         }
         self.speak();
         if news.is_some() {
