@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::Lsn;
+use kvorum_protocol::{LogIndex, Lsn};
 use mio::Waker;
 
 use crate::config::Fsync;
@@ -31,7 +31,12 @@ pub struct News {
     pub is_short_of_space: bool,
 }
 
-type Group = Vec<(Lsn, Record)>;
+/// What is submitted at once.
+#[derive(Debug)]
+struct Group {
+    records: Vec<(Lsn, Record)>,
+    commit: LogIndex,
+}
 
 /// The two sides' meeting point.
 #[derive(Debug, Default)]
@@ -102,12 +107,14 @@ impl LogThread {
         self.busy
     }
 
-    /// Hands over a group of records, with consecutive positions.
-    pub fn submit(&mut self, group: Group) {
+    /// Hands over a group of records, with consecutive positions. Entries up to `commit` are
+    /// decided; it is noted in the records, where it is a hint. It is an index of an earlier
+    /// group: one that is not in the log yet is a broken invariant.
+    pub fn submit(&mut self, records: Vec<(Lsn, Record)>, commit: LogIndex) {
         assert!(!self.busy, "one group at a time");
         self.busy = true;
         let mut mailbox = self.shared.lock();
-        mailbox.group = Some(group);
+        mailbox.group = Some(Group { records, commit });
         if mailbox.thread_waits {
             drop(mailbox);
             self.shared.group_signal.notify_one();
@@ -244,7 +251,8 @@ impl LogLoop {
     }
 
     fn stage(&mut self, group: &Group) {
-        for (lsn, record) in group {
+        self.writer.set_commit(group.commit);
+        for (lsn, record) in &group.records {
             self.writer.stage(*lsn, record);
         }
     }
@@ -342,7 +350,7 @@ impl LogLoop {
 mod tests {
     use std::path::Path;
 
-    use kvorum_protocol::{LogIndex, NodeId, Term};
+    use kvorum_protocol::{BatchBuilder, Command, LogTimeMs, NodeId, Op, Term};
     use mio::{Poll, Token};
 
     use super::*;
@@ -379,8 +387,14 @@ mod tests {
         Record::TermVote { term: Term(1), voted_for: Some(NodeId(1)) }
     }
 
-    fn write(log: &mut LogThread, group: Group) {
-        log.submit(group);
+    fn noop() -> Record {
+        let mut builder = BatchBuilder::new(LogIndex(1));
+        builder.push(&Command::new(Op::Noop));
+        Record::Batch(builder.seal(Term(1), LogTimeMs(1), 0).unwrap())
+    }
+
+    fn write(log: &mut LogThread, records: Vec<(Lsn, Record)>, commit: LogIndex) {
+        log.submit(records, commit);
         while log.is_busy() {
             log.wait_for_news(PATIENCE).unwrap();
         }
@@ -393,12 +407,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_committed_is_noted_in_the_records_behind_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let poll = Poll::new().unwrap();
+        let mut log = start(temp.path(), Fsync::Always, &poll);
+        write(&mut log, vec![(Lsn(1), vote()), (Lsn(2), noop())], LogIndex(0));
+        assert!(dump(temp.path()).contains(" last=1 commit=0 "));
+        write(&mut log, vec![(Lsn(3), vote())], LogIndex(1));
+        assert!(dump(temp.path()).contains(" last=1 commit=1 "));
+        log.stop().unwrap();
+    }
+
+    #[test]
     fn what_is_synced_is_marked_when_nothing_follows() {
         for fsync in [Fsync::Always, Fsync::EveryMs(20)] {
             let temp = tempfile::tempdir().unwrap();
             let poll = Poll::new().unwrap();
             let mut log = start(temp.path(), fsync, &poll);
-            write(&mut log, vec![(Lsn(1), vote())]);
+            write(&mut log, vec![(Lsn(1), vote())], LogIndex(0));
             let deadline = Instant::now() + PATIENCE;
             while !dump(temp.path()).contains(" MARK ") {
                 assert!(Instant::now() < deadline, "no mark with {fsync}");

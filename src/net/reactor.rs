@@ -304,7 +304,8 @@ impl Reactor {
             return false;
         }
         self.node.seal(now, &mut self.out);
-        self.log.submit(std::mem::take(&mut self.out.records));
+        let committed = self.node.status().committed;
+        self.log.submit(std::mem::take(&mut self.out.records), committed);
         true
     }
 
