@@ -264,7 +264,7 @@ impl Reactor {
     fn take_news(&mut self, news: Option<News>) {
         if let Some(news) = news {
             self.node.durable(news.durable);
-            self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
+            self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
         }
         self.speak();
         if news.is_some() {
@@ -304,7 +304,8 @@ impl Reactor {
             return false;
         }
         self.node.seal(now, &mut self.out);
-        self.log.submit(std::mem::take(&mut self.out.records));
+        let committed = self.node.status().committed;
+        self.log.submit(std::mem::take(&mut self.out.records), committed);
         true
     }
 
