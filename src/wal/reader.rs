@@ -17,7 +17,7 @@ use super::scan::{FoundRecord, Next, NotUnderstood, Position, SegmentScan, Stop}
 use super::spare::SPARE_TMP_NAME;
 use super::writer::Sealed;
 use crate::core::ReplayError;
-use crate::disk::{Contents, Disk};
+use crate::disk::{BLOCK_BYTES, Contents, Disk};
 
 pub(super) struct Files {
     /// Of the segments, without a gap.
@@ -170,7 +170,7 @@ pub(super) fn read_segments(
 
 fn read(disk: &dyn Disk, sequence: u64) -> io::Result<Contents> {
     let contents = disk.read(&segment_name(sequence))?;
-    // A spare is not looked at beyond its first record.
+    // Of a spare little is looked at.
     if SegmentHeader::decode(&contents) != HeaderBlock::Unused {
         contents.read_ahead()?;
     }
@@ -218,11 +218,15 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A prepared segment: nothing may follow it, and its first record must not be there: when
-    /// that was written, the header was durable.
+    /// A prepared segment: nothing may follow it, and no record of its own may be in it: when the
+    /// first was written, the header was durable. All blocks are looked at, because a file system
+    /// or a disk that loses a stretch of zeros does not stop at the first record.
     fn unused(&mut self, sequence: u64, contents: &Contents) -> Result<(), WalError> {
-        let first = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
-        let has_records = RecordHeader::claims(first, self.identity.incarnation, sequence);
+        let incarnation = self.identity.incarnation;
+        let behind = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+        let has_records = behind
+            .chunks(BLOCK_BYTES)
+            .any(|block| RecordHeader::claims(block, incarnation, sequence));
         let Some(log) = self.log.as_mut().filter(|_| !has_records) else {
             return Err(self.corrupt(sequence, 0, Fault::SegmentHeader));
         };

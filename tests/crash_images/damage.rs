@@ -107,6 +107,26 @@ fn a_flipped_bit_in_an_unmarked_log_can_only_cost_the_last_group() {
 }
 
 #[test]
+fn a_segment_whose_first_blocks_are_lost_is_no_spare() {
+    let (disk, mut journal) = small_log();
+    let mut log = Running::open_with(&disk, &mut journal, small()).unwrap();
+    log.batch(&mut journal, 50);
+    log.sync(&mut journal).unwrap();
+    let name = segment(2);
+    let bytes = disk.contents(&name);
+    let blocks = bytes.chunks(BLOCK_BYTES).filter(|block| block[0] != 0).count();
+    assert!(blocks >= 3, "it has a header and at least two groups");
+    for lost in 1..blocks {
+        let mut damaged = bytes.clone();
+        damaged[..lost * BLOCK_BYTES].fill(0);
+        let copy = disk.after_power_cut(Loss::All, 0);
+        copy.tamper(&name, damaged);
+        let error = refusal(&copy).to_string();
+        assert!(error.contains(&name), "{error}");
+    }
+}
+
+#[test]
 fn damage_names_the_file_the_offset_and_the_entry() {
     let (disk, _) = small_log();
     let mut bytes = disk.contents(&segment(1));

@@ -87,10 +87,9 @@ fn requests_that_wait_are_bounded() {
     let keys = KeyList::encode(keys.into_iter(), &Limits::default(), &mut list).expect("it fits");
     let mut request = Vec::new();
     let never = LogIndex(u64::MAX);
-    let head =
-        RequestHead { id: 1, min_version: never, timeout_ms: 2000, ..RequestHead::default() };
+    let head = RequestHead { id: 1, min_version: never, timeout_ms: 500, ..RequestHead::default() };
     encode_request(&mut request, &head, &Request::Read(Read::GetMany(keys)));
-    const REQUESTS: usize = 100;
+    const REQUESTS: usize = 40;
     let address = server.address().to_owned();
     let greedy = thread::spawn(move || {
         let mut greedy = Raw::connect(&address);
