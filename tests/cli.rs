@@ -182,7 +182,8 @@ fn a_data_directory_that_is_a_file_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let exit = Server::try_start(file.path(), &[]).err().expect("a file is no directory");
     assert_eq!(exit.code, Some(1), "{exit:?}");
-    assert!(exit.last_words().contains(text(file.path())), "{}", exit.last_words());
+    let words = exit.last_words();
+    assert!(words.contains(text(file.path())) && words.contains("check the path"), "{words}");
 }
 
 #[test]

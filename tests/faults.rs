@@ -203,6 +203,7 @@ fn fail_disk_under_load(calls: &str, error: &str) {
             assert_eq!(exit.code, Some(1), "{exit:?}");
             let words = exit.last_words();
             assert!(words.contains(server.data().to_str().unwrap()), "names no file: {words}");
+            assert!(words.contains("check the disk"), "does not say what to do: {words}");
         });
     }
 }
@@ -303,7 +304,9 @@ fn a_disk_without_room_for_a_log_is_refused_at_the_start() {
     let data = disk.path().join("data");
     let exit = Server::try_start(&data, &[]).err().expect("there is no room to serve");
     assert_eq!(exit.code, Some(1), "{exit:?}");
-    assert!(exit.last_words().contains(data.to_str().unwrap()), "{}", exit.last_words());
+    let words = exit.last_words();
+    assert!(words.contains(data.to_str().unwrap()), "{words}");
+    assert!(words.contains("free disk space"), "{words}");
     drop(ballast);
 }
 

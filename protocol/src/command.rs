@@ -20,7 +20,7 @@
 //! that a retry is recognised; the room is part of the first format.
 
 use crate::error::DecodeError;
-use crate::limits::{KEYS_PER_REQUEST_MAX, Limits};
+use crate::limits::{KEYS_PER_REQUEST_MAX, Limits, VALUE_BYTES_MAX};
 
 /// Opcodes shared by the log and the binary protocol.
 pub mod opcode {
@@ -97,7 +97,8 @@ impl<'a> Command<'a> {
     /// Reads a command that fills `bytes` exactly.
     ///
     /// # Errors
-    /// Any structure that [`encode`](Command::encode) could not have written.
+    /// Any structure that [`encode`](Command::encode) could not have written, and a value over
+    /// [`VALUE_BYTES_MAX`].
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Command<'a>, DecodeError> {
         let (&[opcode, flags, low, high], rest) =
@@ -114,7 +115,10 @@ impl<'a> Command<'a> {
         let key_length = usize::from(u16::from_le_bytes([low, high]));
         let (key, rest) = rest.split_at_checked(key_length).ok_or(DecodeError::Truncated)?;
         let op = match opcode {
-            opcode::SET => Op::Set { key, value: rest },
+            opcode::SET => {
+                check_value_bytes(rest.len(), VALUE_BYTES_MAX)?;
+                Op::Set { key, value: rest }
+            }
             opcode::DELETE if rest.is_empty() => Op::Delete { key },
             opcode::DELETE => return Err(DecodeError::TrailingBytes),
             _ if key_length != 0 => return Err(DecodeError::Invalid("key_length")),
@@ -205,10 +209,12 @@ pub fn check_key(key: &[u8], limits: &Limits) -> Result<(), DecodeError> {
 
 #[inline]
 fn check_value(value: &[u8], limits: &Limits) -> Result<(), DecodeError> {
-    if value.len() <= limits.value_bytes_max {
-        return Ok(());
-    }
-    Err(DecodeError::TooLarge { what: "value", limit: limits.value_bytes_max })
+    check_value_bytes(value.len(), limits.value_bytes_max)
+}
+
+#[inline]
+fn check_value_bytes(bytes: usize, limit: usize) -> Result<(), DecodeError> {
+    if bytes <= limit { Ok(()) } else { Err(DecodeError::TooLarge { what: "value", limit }) }
 }
 
 /// A validated, encoded list of keys: `u32 count, count x (u16 klen, key)`.
@@ -290,7 +296,8 @@ impl<'a> PairList<'a> {
     /// Checks that `bytes` is exactly one list.
     ///
     /// # Errors
-    /// A count over [`KEYS_PER_REQUEST_MAX`], or lengths that do not add up.
+    /// A count over [`KEYS_PER_REQUEST_MAX`], a value over [`VALUE_BYTES_MAX`], or lengths that do
+    /// not add up.
     pub fn decode(bytes: &'a [u8]) -> Result<PairList<'a>, DecodeError> {
         let (count, mut rest) = take_count(bytes)?;
         for _ in 0..count {
@@ -395,6 +402,7 @@ fn take_pair(bytes: &[u8]) -> Result<(Pair<'_>, &[u8]), DecodeError> {
     let (value_length, rest) = rest.split_first_chunk::<4>().ok_or(DecodeError::Truncated)?;
     let key_length = usize::from(u16::from_le_bytes(*key_length));
     let value_length = u32::from_le_bytes(*value_length) as usize;
+    check_value_bytes(value_length, VALUE_BYTES_MAX)?;
     let (key, rest) = rest.split_at_checked(key_length).ok_or(DecodeError::Truncated)?;
     let (value, rest) = rest.split_at_checked(value_length).ok_or(DecodeError::Truncated)?;
     Ok(((key, value), rest))
@@ -434,6 +442,25 @@ mod tests {
         let list = KeyList::encode(keys.into_iter(), &limits, &mut scratch).unwrap();
         assert_eq!(list.iter().collect::<Vec<_>>(), keys);
         round_trip(Command::new(Op::DeleteMany(list)));
+    }
+
+    /// The store takes no longer ones, and a log may be forged, checksums and all.
+    #[test]
+    fn a_value_over_the_highest_limit_is_an_error() {
+        let value = vec![0; VALUE_BYTES_MAX + 1];
+        let error = Err(DecodeError::TooLarge { what: "value", limit: VALUE_BYTES_MAX });
+        let mut bytes = Vec::new();
+        Command::new(Op::Set { key: b"k", value: &value }).encode(&mut bytes);
+        assert_eq!(Command::decode(&bytes), error);
+        assert!(Command::decode(&bytes[..bytes.len() - 1]).is_ok());
+
+        let list = |length: usize| {
+            let length = u32::try_from(length).unwrap().to_le_bytes();
+            [&[opcode::SET_MANY, 0, 0, 0, 1, 0, 0, 0, 1, 0][..], &length, b"k", &value].concat()
+        };
+        assert_eq!(Command::decode(&list(VALUE_BYTES_MAX + 1)), error);
+        let largest = list(VALUE_BYTES_MAX);
+        assert!(Command::decode(&largest[..largest.len() - 1]).is_ok());
     }
 
     #[test]

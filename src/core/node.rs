@@ -493,6 +493,13 @@ impl Node {
         self.log.applied()
     }
 
+    /// How many GETs were answered at once.
+    #[inline]
+    #[must_use]
+    pub fn reads_answered(&self) -> u64 {
+        self.reads_found + self.reads_missed
+    }
+
     /// The voters, in the order of their ids.
     #[must_use]
     pub fn voters(&self) -> &[NodeId] {

@@ -7,9 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
-use super::{AlignedBuffer, Contents, Disk, DiskFile};
+use super::{AlignedBuffer, Contents, Disk, DiskFile, advice};
 
 const LOCK_NAME: &str = "LOCK";
 
@@ -61,7 +60,7 @@ impl fmt::Display for DiskError {
                 directory.display()
             ),
             DiskError::Io { action, path, source } => {
-                write!(f, "can not {action} {}: {source}", path.display())
+                write!(f, "can not {action} {}: {source}: {}", path.display(), advice(source))
             }
         }
     }
@@ -211,13 +210,6 @@ impl DiskFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
-}
-
-/// Whether the process or the system has too many files open, so that it is not about the disk.
-#[must_use]
-pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let limits = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| limits.contains(&code))
 }
 
 fn writable(path: &Path, file: File, direct_io: bool) -> io::Result<Box<dyn DiskFile>> {

@@ -8,6 +8,7 @@
 //! - [`Disk::rename`] is atomic: after a crash the old or the new name stands, never half;
 //! - a 512-byte sector is written whole or not at all.
 
+mod advice;
 mod aligned;
 mod file;
 mod map;
@@ -15,8 +16,9 @@ mod map;
 use std::io;
 use std::path::PathBuf;
 
+pub use advice::{advice, is_out_of_descriptors};
 pub use aligned::AlignedBuffer;
-pub use file::{DiskError, FileDisk, is_out_of_descriptors};
+pub use file::{DiskError, FileDisk};
 pub use map::Contents;
 
 /// What is written at once: the block of the file system, and the alignment of direct I/O.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::Lsn;
+use kvorum_protocol::{LogIndex, Lsn};
 use mio::Waker;
 
 use crate::config::Fsync;
@@ -22,15 +22,21 @@ use crate::wal::{WalError, Writer};
 pub struct News {
     /// Every record up to here counts as durable, by the configured meaning of the word.
     pub durable: Lsn,
-    /// The last record that the room below does not have to hold any more.
-    pub written: Lsn,
+    /// The last record that has its place in the log, though it may not be written yet: the room
+    /// below is what comes behind it.
+    pub staged: Lsn,
     /// Bytes that the log takes with certainty from there on.
     pub room_bytes: u64,
     /// Whether more room may not come.
     pub is_short_of_space: bool,
 }
 
-type Group = Vec<(Lsn, Record)>;
+/// What is submitted at once.
+#[derive(Debug)]
+struct Group {
+    records: Vec<(Lsn, Record)>,
+    commit: LogIndex,
+}
 
 /// The two sides' meeting point.
 #[derive(Debug, Default)]
@@ -101,12 +107,14 @@ impl LogThread {
         self.busy
     }
 
-    /// Hands over a group of records, with consecutive positions.
-    pub fn submit(&mut self, group: Group) {
+    /// Hands over a group of records, with consecutive positions. Entries up to `commit` are
+    /// decided; it is noted in the records, where it is a hint. It is an index of an earlier
+    /// group: one that is not in the log yet is a broken invariant.
+    pub fn submit(&mut self, records: Vec<(Lsn, Record)>, commit: LogIndex) {
         assert!(!self.busy, "one group at a time");
         self.busy = true;
         let mut mailbox = self.shared.lock();
-        mailbox.group = Some(group);
+        mailbox.group = Some(Group { records, commit });
         if mailbox.thread_waits {
             drop(mailbox);
             self.shared.group_signal.notify_one();
@@ -243,7 +251,8 @@ impl LogLoop {
     }
 
     fn stage(&mut self, group: &Group) {
-        for (lsn, record) in group {
+        self.writer.set_commit(group.commit);
+        for (lsn, record) in &group.records {
             self.writer.stage(*lsn, record);
         }
     }
@@ -272,21 +281,21 @@ impl LogLoop {
     /// What is to be done beside groups, and when again.
     fn tend(&mut self) -> Result<Option<Instant>, WalError> {
         let now = Instant::now();
-        let mut wake_at = self.writer.tend(now)?;
-        let mut wake_by = |at: Instant| wake_at = Some(wake_at.map_or(at, |other| other.min(at)));
-        if self.waits_for_room && !self.writer.lacks_next_segment() {
-            wake_by(now);
-        }
+        let mut sync_at = None;
         if let (Fsync::EveryMs(ms), Some(since)) = (self.fsync, self.unsynced_since) {
             let due = since + Duration::from_millis(ms);
             if now < due {
-                wake_by(due);
+                sync_at = Some(due);
             } else {
                 self.writer.sync()?;
                 self.unsynced_since = None;
             }
         }
-        Ok(wake_at)
+        // Behind the sync, because only what is durable is marked.
+        let writer_at = self.writer.tend(now)?;
+        let has_room_again = self.waits_for_room && !self.writer.lacks_next_segment();
+        let write_at = has_room_again.then_some(now);
+        Ok([sync_at, writer_at, write_at].into_iter().flatten().min())
     }
 
     /// Tells the reactor how the log stands, if that is new to it.
@@ -297,7 +306,7 @@ impl LogLoop {
         };
         let news = News {
             durable,
-            written: self.writer.staged(),
+            staged: self.writer.staged(),
             room_bytes: self.writer.room(),
             is_short_of_space: self.writer.is_short_of_space(),
         };
@@ -333,6 +342,94 @@ impl LogLoop {
             let waited = self.shared.group_signal.wait_timeout(mailbox, left);
             (mailbox, _) = waited.expect(NO_PANIC);
             mailbox.thread_waits = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kvorum_protocol::{BatchBuilder, Command, LogTimeMs, NodeId, Op, Term};
+    use mio::{Poll, Token};
+
+    use super::*;
+    use crate::core::ReplayError;
+    use crate::disk::FileDisk;
+    use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Nobody;
+
+    impl RecoverySink for Nobody {
+        fn record(&mut self, _: Lsn, _: LogIndex, _: &RecordView<'_>) -> Result<(), ReplayError> {
+            Ok(())
+        }
+
+        fn progress(&mut self, _: u64, _: u64) {}
+    }
+
+    fn start(directory: &Path, fsync: Fsync, poll: &Poll) -> LogThread {
+        let disk = Arc::new(FileDisk::open(directory, false).unwrap());
+        let config = WalConfig {
+            segment_bytes_min: 1 << 20,
+            segment_bytes_max: 1 << 20,
+            batch_bytes_max: 64 << 10,
+            ..WalConfig::new(Identity::random(NodeId(1), None))
+        };
+        let (writer, _) = wal::open(disk, config, &mut Nobody).unwrap();
+        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        LogThread::start(writer, fsync, Arc::new(waker)).unwrap()
+    }
+
+    fn vote() -> Record {
+        Record::TermVote { term: Term(1), voted_for: Some(NodeId(1)) }
+    }
+
+    fn noop() -> Record {
+        let mut builder = BatchBuilder::new(LogIndex(1));
+        builder.push(&Command::new(Op::Noop));
+        Record::Batch(builder.seal(Term(1), LogTimeMs(1), 0).unwrap())
+    }
+
+    fn write(log: &mut LogThread, records: Vec<(Lsn, Record)>, commit: LogIndex) {
+        log.submit(records, commit);
+        while log.is_busy() {
+            log.wait_for_news(PATIENCE).unwrap();
+        }
+    }
+
+    fn dump(directory: &Path) -> String {
+        let mut text = Vec::new();
+        wal::dump(directory, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_committed_is_noted_in_the_records_behind_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let poll = Poll::new().unwrap();
+        let mut log = start(temp.path(), Fsync::Always, &poll);
+        write(&mut log, vec![(Lsn(1), vote()), (Lsn(2), noop())], LogIndex(0));
+        assert!(dump(temp.path()).contains(" last=1 commit=0 "));
+        write(&mut log, vec![(Lsn(3), vote())], LogIndex(1));
+        assert!(dump(temp.path()).contains(" last=1 commit=1 "));
+        log.stop().unwrap();
+    }
+
+    #[test]
+    fn what_is_synced_is_marked_when_nothing_follows() {
+        for fsync in [Fsync::Always, Fsync::EveryMs(20)] {
+            let temp = tempfile::tempdir().unwrap();
+            let poll = Poll::new().unwrap();
+            let mut log = start(temp.path(), fsync, &poll);
+            write(&mut log, vec![(Lsn(1), vote())], LogIndex(0));
+            let deadline = Instant::now() + PATIENCE;
+            while !dump(temp.path()).contains(" MARK ") {
+                assert!(Instant::now() < deadline, "no mark with {fsync}");
+                log.wait_for_news(Duration::from_millis(20)).unwrap();
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! 2. take what the log has made durable, apply and answer it;
 //! 3. read every ready connection once, and serve all the requests that are there;
 //! 4. seal the writes of the turn into one batch and hand it to the log thread;
-//! 5. wait for the disk a little, because most often that is quicker than another turn.
+//! 5. if nobody reads, wait for the disk a little: most often that is quicker than another turn.
 //!
 //! Events are edge-triggered: what is not drained is remembered in `queue`, and the next turn
 //! does not sleep.
@@ -47,8 +47,14 @@ const READ_BUFFER_BYTES: usize = 128 << 10;
 /// When a turn has served for so long, the log and the timers come first again.
 const TURN_MAX: Duration = Duration::from_millis(2);
 
-/// How long a turn waits for the disk before it goes on without it.
+/// How long a turn waits for the disk before it goes on without it. Most often the disk is quicker
+/// than another turn, and the writers' next requests then come together: with 50 writers and
+/// nobody else a fifth more throughput than without. Whoever reads would wait for nothing, so it is
+/// only done while nobody does.
 const DISK_WAIT: Duration = Duration::from_micros(200);
+
+/// Without a read for so long, nobody reads.
+const READS_PAUSE: Duration = Duration::from_millis(2);
 
 /// What the room for answers that are put together keeps.
 const SCRATCH_KEPT_BYTES: usize = 1 << 20;
@@ -121,6 +127,9 @@ pub struct Reactor {
     shared: Box<[u8]>,
     scratch: Vec<u8>,
     pool: OutboxPool,
+    /// How many reads the core had answered at the last look, and when that had changed.
+    reads_seen: u64,
+    read_at: Option<Instant>,
     stopping: bool,
 }
 
@@ -163,6 +172,8 @@ impl Reactor {
             shared: vec![0; READ_BUFFER_BYTES].into(),
             scratch: Vec::new(),
             pool: OutboxPool::default(),
+            reads_seen: 0,
+            read_at: None,
             stopping: false,
         })
     }
@@ -208,7 +219,7 @@ impl Reactor {
         self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
-        if self.submit(&now) && self.queue.is_empty() {
+        if self.submit(&now) && self.queue.is_empty() && !self.reads_come(&now) {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
                 self.take_news(news);
@@ -217,6 +228,15 @@ impl Reactor {
         }
         self.sweep(&now);
         Ok(())
+    }
+
+    /// Whether clients read at the moment.
+    fn reads_come(&mut self, now: &Now) -> bool {
+        let reads = self.node.reads_answered();
+        if reads != self.reads_seen {
+            (self.reads_seen, self.read_at) = (reads, Some(now.monotonic));
+        }
+        self.read_at.is_some_and(|at| now.monotonic.since(at) < READS_PAUSE)
     }
 
     /// How long the poll may sleep.
@@ -264,7 +284,7 @@ impl Reactor {
     fn take_news(&mut self, news: Option<News>) {
         if let Some(news) = news {
             self.node.durable(news.durable);
-            self.node.set_log_room(news.written, news.room_bytes, news.is_short_of_space);
+            self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
         }
         self.speak();
         if news.is_some() {
@@ -304,7 +324,8 @@ impl Reactor {
             return false;
         }
         self.node.seal(now, &mut self.out);
-        self.log.submit(std::mem::take(&mut self.out.records));
+        let committed = self.node.status().committed;
+        self.log.submit(std::mem::take(&mut self.out.records), committed);
         true
     }
 

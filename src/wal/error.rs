@@ -9,7 +9,7 @@ use kvorum_protocol::{ClusterId, DecodeError, LogIndex, Lsn, NodeId};
 
 use super::state::Discontinuity;
 use crate::core::ReplayError;
-use crate::disk::is_out_of_descriptors;
+use crate::disk::advice;
 
 /// Why the log can not be opened, written or read.
 #[derive(Debug)]
@@ -171,14 +171,15 @@ impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WalError::Io { action, path, source } => {
-                write!(f, "can not {action} {}: {source}", path.display())
+                let after = match *action {
+                    "write" | "sync" => ", then start again: what was synced before is safe",
+                    _ => "",
+                };
+                let advice = advice(source);
+                write!(f, "can not {action} {}: {source}: {advice}{after}", path.display())
             }
             WalError::NoRoom { path, source } => {
-                let advice = match source.kind() {
-                    _ if is_out_of_descriptors(source) => "raise the limit of open files",
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space",
-                    _ => "check the disk",
-                };
+                let advice = advice(source);
                 write!(f, "can not make room for {}: {source}: {advice}", path.display())
             }
             WalError::Output { source } => write!(f, "can not write the output: {source}"),

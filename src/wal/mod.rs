@@ -17,7 +17,9 @@
 //! # Caveats
 //! - The last synced group can not be told from a torn one if it is damaged before anything is
 //!   written behind it. [`Writer::tend`] writes a mark after a second without writes, and so do
-//!   [`Writer::close`] and recovery, which closes the window.
+//!   [`Writer::close`] and recovery, which closes the window. Only what is durable is marked, so
+//!   with `--fsync never` the window stays open until the next segment begins or the node stops: a
+//!   mark is synced, and when to sync is left to the system there.
 //! - If the last segments are removed as whole files, the log ends earlier and nothing here
 //!   notices; the node's peers do.
 

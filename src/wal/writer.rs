@@ -287,13 +287,16 @@ impl Writer {
     }
 
     fn tend_mark(&mut self, now: Instant) -> Result<Option<Instant>, WalError> {
-        if self.marked || self.durable < self.staged_lsn {
+        if self.marked {
             return Ok(None);
         }
         let lsn = self.written.lsn;
         let idle = self.idle.take_if(|idle| idle.lsn == lsn).unwrap_or(Idle { lsn, since: now });
         let due = idle.since + MARK_AFTER;
         self.idle = Some(idle);
+        if self.durable < self.staged_lsn {
+            return Ok(None);
+        }
         if now < due {
             return Ok(Some(due));
         }

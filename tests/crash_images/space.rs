@@ -184,8 +184,14 @@ fn a_mark_is_set_once_after_a_second_without_writes() {
     assert_eq!(log.writer.tend(due).unwrap(), None);
     assert_eq!(log.writer.tend(due + Duration::from_secs(9)).unwrap(), None);
     assert!(log.writer.room() <= room);
+    // A sync that comes late does not let the second begin again.
+    log.vote(&mut journal);
+    log.writer.write().unwrap();
+    assert_eq!(log.writer.tend(start).unwrap(), None);
+    log.sync(&mut journal).unwrap();
+    assert_eq!(log.writer.tend(start + Duration::from_secs(1)).unwrap(), None);
     drop(log);
     let bytes = disk.contents("segment-0000000000000001.log");
     let records = bytes.chunks(4096).filter(|block| block.starts_with(b"KVR1")).count();
-    assert_eq!(records, 2, "the vote and one mark");
+    assert_eq!(records, 4, "two votes, and a mark behind each");
 }

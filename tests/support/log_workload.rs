@@ -93,6 +93,7 @@ impl Journal {
     /// Compares what a recovery told with what was sent. What was sent and not told is forgotten:
     /// the log went on without it.
     pub fn check(&mut self, told: &Told, recovered: &Recovered) {
+        assert!(recovered.commit <= recovered.state.end.index);
         let last = told.facts.last_key_value().map_or(recovered.last_lsn, |(lsn, _)| *lsn);
         assert_eq!(last, recovered.last_lsn);
         assert!(last >= self.durable, "durable up to {}, came back up to {last}", self.durable);
@@ -198,6 +199,7 @@ impl Running {
     pub fn release(&mut self, journal: &mut Journal) {
         journal.released = self.end.index;
         self.ends.clear();
+        self.writer.set_commit(journal.released);
         self.writer.release(journal.released);
     }
 }
