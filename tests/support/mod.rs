@@ -7,6 +7,9 @@
 
 pub mod client;
 pub mod disk;
+pub mod history;
+pub mod linearizable;
+pub mod register;
 pub mod resources;
 pub mod server;
 pub mod strace;
