@@ -8,5 +8,7 @@
 mod support;
 
 mod all_orders;
+mod clients;
 mod jepsen_etcd;
 mod judge;
+mod single_node;

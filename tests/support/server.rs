@@ -12,6 +12,7 @@ use kvorum::client::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::{Raw, Text};
+use super::strace::Strace;
 use super::{PATIENCE, deadline};
 
 /// The binary under test, with none of this environment's settings.
@@ -230,6 +231,14 @@ impl Server {
     /// Kills it as a crash does, without a chance to finish anything.
     pub fn kill(&mut self) -> Exit {
         self.process.signal(Signal::KILL);
+        self.process.wait()
+    }
+
+    /// Kills it while system calls of it are being delayed, which are then never executed.
+    pub fn kill_in_the_middle_of(&mut self, delay: Strace) -> Exit {
+        self.process.signal(Signal::KILL);
+        // It holds up the end of what it traces.
+        delay.kill();
         self.process.wait()
     }
 

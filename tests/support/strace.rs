@@ -59,6 +59,13 @@ impl Strace {
         self.stop();
     }
 
+    /// Ends strace without a word to the process, which has been killed. Asked to detach from
+    /// threads that are dying, it may wait for them forever.
+    pub fn kill(mut self) {
+        self.child.kill().expect("strace is ours");
+        self.child.wait().expect("strace is ours");
+    }
+
     fn stop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
