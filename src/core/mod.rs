@@ -14,8 +14,9 @@
 //! connection, when exactly that write is applied.
 //!
 //! # The turn
-//! The shell calls `write` and `read` for everything that came in, then `tick`, `poll` and `seal`,
-//! and does what the [`Output`] says. The core never says what must still wait.
+//! The shell tells what has become durable and calls `tick` and `poll`, then `write` and `read` for
+//! everything that came in, then `seal`, and does what the [`Output`] says each time. The core
+//! never says what must still wait.
 
 pub mod apply;
 pub mod log;

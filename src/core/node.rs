@@ -142,7 +142,7 @@ pub struct NodeStatus {
 ///   the records of the turn, once a turn each;
 /// - **getters**.
 ///
-/// Calling any of them too often is harmless.
+/// Calling an event, speech or a getter too often is harmless.
 pub struct Node {
     config: NodeConfig,
     raft: Raft,

@@ -66,7 +66,7 @@ pub struct Turn<'a> {
 /// The state of a connection that all protocols have.
 #[derive(Debug)]
 pub struct Session {
-    /// The connection's name: a generation and a slot, never reused.
+    /// The connection's name: a generation and a slot. It comes again only after 2^32 connections.
     pub id: u64,
     /// Its number, counted from 1.
     pub number: u64,
