@@ -280,18 +280,10 @@ impl RecoverySink for Replay {
     fn record(
         &mut self,
         lsn: Lsn,
-        _commit: LogIndex,
+        commit: LogIndex,
         record: &RecordView<'_>,
     ) -> Result<(), ReplayError> {
-        match record {
-            RecordView::Batch { header, bytes } => self.recovery.batch(lsn, header, bytes),
-            RecordView::TermVote { term, voted_for } => {
-                self.recovery.term_vote(lsn, *term, *voted_for);
-                Ok(())
-            }
-            RecordView::Truncate { .. } => Err(ReplayError::Truncation),
-            RecordView::Mark => Ok(()),
-        }
+        self.recovery.record(lsn, commit, record)
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {

@@ -378,26 +378,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::core::Recovery;
     use crate::core::log::LogEnd;
-    use crate::core::{Recovery, ReplayError};
     use crate::disk::FileDisk;
-    use crate::wal::{Identity, RecoverySink, WalConfig, open};
-
-    impl RecoverySink for Recovery {
-        fn record(
-            &mut self,
-            lsn: Lsn,
-            _commit: LogIndex,
-            record: &RecordView<'_>,
-        ) -> Result<(), ReplayError> {
-            match record {
-                RecordView::Batch { header, bytes } => self.batch(lsn, header, bytes),
-                _ => Ok(()),
-            }
-        }
-
-        fn progress(&mut self, _done_bytes: u64, _total_bytes: u64) {}
-    }
+    use crate::wal::{Identity, WalConfig, open};
 
     #[test]
     fn a_log_can_not_begin_in_the_middle() {

@@ -19,7 +19,7 @@ use super::scan::{FoundRecord, Position};
 use super::spare::{self, Spare};
 use super::state::LogState;
 use super::writer::{Active, Sealed, Writer, start_header, start_segment};
-use crate::core::ReplayError;
+use crate::core::{Recovery, ReplayError};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskFile};
 
 /// Who is told what the log holds.
@@ -38,6 +38,28 @@ pub trait RecoverySink {
 
     /// How many bytes of how many have been read. Comes about once a megabyte.
     fn progress(&mut self, done_bytes: u64, total_bytes: u64);
+}
+
+/// A state is built from whatever the log holds, in silence.
+impl RecoverySink for Recovery {
+    fn record(
+        &mut self,
+        lsn: Lsn,
+        _commit: LogIndex,
+        record: &RecordView<'_>,
+    ) -> Result<(), ReplayError> {
+        match record {
+            RecordView::Batch { header, bytes } => self.batch(lsn, header, bytes),
+            RecordView::TermVote { term, voted_for } => {
+                self.term_vote(lsn, *term, *voted_for);
+                Ok(())
+            }
+            RecordView::Truncate { .. } => Err(ReplayError::Truncation),
+            RecordView::Mark => Ok(()),
+        }
+    }
+
+    fn progress(&mut self, _done_bytes: u64, _total_bytes: u64) {}
 }
 
 /// What was found.
