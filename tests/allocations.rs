@@ -6,7 +6,6 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use kvorum::core::{
     Asker, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Recovery, ReplyTo,
@@ -16,9 +15,7 @@ use kvorum_protocol::binary::{RequestHead, decode_request, encode_request, encod
 use kvorum_protocol::resp::{
     Action, Args, Decoded, Decoder, Session, Shape, Version, dispatch, encode,
 };
-use kvorum_protocol::{
-    Command, Limits, LogIndex, Lsn, Member, MemberList, NodeId, Op, Quorum, Read, Request, Role,
-};
+use kvorum_protocol::{Command, Limits, LogIndex, Lsn, MemberList, NodeId, Op, Read, Request};
 
 /// The allocator of the server, and a count for each thread.
 struct Counting;
@@ -91,20 +88,8 @@ const NOW: Now = Now { monotonic: Instant(0), wall_ms: 1000 };
 
 impl Heart {
     fn new() -> Heart {
-        let lone = Member {
-            id: NodeId(1),
-            role: Role::Voter,
-            client: "localhost:6379".to_owned(),
-            peer: String::new(),
-        };
-        let config = NodeConfig {
-            id: NodeId(1),
-            members: MemberList::new(vec![lone]).expect("one member"),
-            write_quorum: Quorum::Majority,
-            read_quorum: Quorum::Majority,
-            quorum_timeout: Duration::from_secs(5),
-            memory_max: None,
-        };
+        let members = MemberList::lone(NodeId(1), "localhost:6379").unwrap();
+        let config = NodeConfig::new(NodeId(1), members);
         let mut heart = Heart {
             node: Node::new(config, Recovery::new(1), 1 << 40),
             out: Output::default(),

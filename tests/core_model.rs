@@ -18,8 +18,8 @@ use kvorum::core::{
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::{
-    Batch, Command, KeyList, Limits, LogIndex, Lsn, Member, MemberList, NodeId, Op, PairList,
-    Quorum, Read, Response, Role,
+    Batch, Command, KeyList, Limits, LogIndex, Lsn, MemberList, NodeId, Op, PairList, Read,
+    Response,
 };
 use proptest::prelude::*;
 
@@ -517,19 +517,10 @@ fn start(records: &[(Lsn, Record)]) -> Node {
             Record::Truncate { .. } => panic!("a lone voter takes nothing back"),
         }
     }
-    let lone = Member {
-        id: NodeId(1),
-        role: Role::Voter,
-        client: "localhost:6379".to_owned(),
-        peer: String::new(),
-    };
+    let members = MemberList::lone(NodeId(1), "localhost:6379").unwrap();
     let config = NodeConfig {
-        id: NodeId(1),
-        members: MemberList::new(vec![lone]).unwrap(),
-        write_quorum: Quorum::Majority,
-        read_quorum: Quorum::Majority,
         quorum_timeout: Duration::from_secs(2),
-        memory_max: None,
+        ..NodeConfig::new(NodeId(1), members)
     };
     Node::new(config, recovery, 1 << 40)
 }

@@ -16,8 +16,7 @@ use kvorum::core::{
     WriteOutcome,
 };
 use kvorum_protocol::{
-    BatchBuilder, Command, LogIndex, LogTimeMs, Member, MemberList, NodeId, Op, Quorum, Read, Role,
-    Term,
+    BatchBuilder, Command, LogIndex, LogTimeMs, MemberList, NodeId, Op, Read, Term,
 };
 
 /// That of the server.
@@ -110,20 +109,8 @@ fn store(criterion: &mut Criterion) {
 
 /// A leader whose state holds all keys.
 fn leader() -> (Node, Output) {
-    let lone = Member {
-        id: NodeId(1),
-        role: Role::Voter,
-        client: "localhost:6379".to_owned(),
-        peer: String::new(),
-    };
-    let config = NodeConfig {
-        id: NodeId(1),
-        members: MemberList::new(vec![lone]).expect("one member"),
-        write_quorum: Quorum::Majority,
-        read_quorum: Quorum::Majority,
-        quorum_timeout: Duration::from_secs(5),
-        memory_max: None,
-    };
+    let members = MemberList::lone(NodeId(1), "localhost:6379").unwrap();
+    let config = NodeConfig::new(NodeId(1), members);
     let mut node = Node::new(config, Recovery::new(1), 1 << 40);
     let mut out = Output::default();
     node.tick(&NOW);

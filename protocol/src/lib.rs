@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 pub mod limits;
 pub mod membership;
+pub mod peer;
 pub mod request;
 pub mod resp;
 pub mod response;

@@ -152,6 +152,15 @@ pub struct MemberList {
 }
 
 impl MemberList {
+    /// A cluster of one voter, which serves clients at `client`.
+    ///
+    /// # Errors
+    /// An id or address that is none.
+    pub fn lone(id: NodeId, client: &str) -> Result<MemberList, MembershipError> {
+        let (client, peer) = (client.to_owned(), String::new());
+        MemberList::new(vec![Member { id, role: Role::Voter, client, peer }])
+    }
+
     /// Takes members in any order.
     ///
     /// # Errors

@@ -28,7 +28,10 @@ pub mod recovery;
 pub mod store;
 pub mod time;
 
-pub use node::{Asker, Node, NodeConfig, NodeStatus, Options, ReadOutcome, WriteOutcome};
-pub use output::{Answer, Output, Record, Refusal, Reply, ReplyTo};
+pub use node::{
+    Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
+    WriteOutcome,
+};
+pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use time::{Instant, Now};

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
+use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Read, Response, Term, ValueList,
+    Batch, Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Read, Response, Term, ValueList,
     ValueListBuilder,
 };
 
@@ -54,6 +55,31 @@ pub struct NodeConfig {
     pub quorum_timeout: Duration,
     /// Bytes of keys, values and table beyond which writes are refused.
     pub memory_max: Option<u64>,
+    /// How often a leader shows that it is alive.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing stands for election after a random time of one to two of
+    /// these.
+    pub election_timeout: Duration,
+    /// For everything that is left to chance.
+    pub seed: u64,
+}
+
+impl NodeConfig {
+    /// The defaults of the command line, for tests and benchmarks.
+    #[must_use]
+    pub fn new(id: NodeId, members: MemberList) -> NodeConfig {
+        NodeConfig {
+            id,
+            members,
+            write_quorum: Quorum::Majority,
+            read_quorum: Quorum::Majority,
+            quorum_timeout: Duration::from_secs(5),
+            memory_max: None,
+            heartbeat: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(300),
+            seed: 1,
+        }
+    }
 }
 
 /// What a request may say of itself; `None` takes the node's default.
@@ -102,6 +128,30 @@ pub enum ReadOutcome<'a> {
     },
     /// Too many reads wait: ask again when the log reports.
     Later,
+}
+
+/// Why leadership can not be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferError {
+    /// This node does not lead; the leader, if it is known.
+    NotLeader(Option<NodeId>),
+    /// There is no other voter.
+    Alone,
+    /// Not a voter.
+    NotVoter(NodeId),
+}
+
+/// How far a leader knows another member to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Who.
+    pub id: NodeId,
+    /// Up to here its log is this node's.
+    pub matched: LogIndex,
+    /// Up to here that is durable.
+    pub durable: LogIndex,
+    /// When it was heard last.
+    pub heard_at: Option<Instant>,
 }
 
 /// The figures that STATUS and INFO show.
@@ -343,6 +393,31 @@ impl Node {
         self.log_is_short_of_space = is_short_of_space;
     }
 
+    /// A message came from another member. The shell has checked that it is who it says.
+    pub fn receive(&mut self, _now: &Now, _from: NodeId, _message: Message) {}
+
+    /// A connection to `member` stands, for the first time or again: what was on its way before
+    /// may be lost.
+    pub fn member_joined(&mut self, _now: &Now, _member: NodeId) {}
+
+    /// The connection to `member` broke, and its process is not there to take another: connecting
+    /// was refused. Not to be called for what may be the network.
+    pub fn member_lost(&mut self, _now: &Now, _member: NodeId) {}
+
+    /// What a [`Fetch`](super::Fetch) has brought: consecutive batches from the one that holds
+    /// `from` on, or none when they could not be read.
+    pub fn fetched(&mut self, _now: &Now, _member: NodeId, _from: LogIndex, _batches: Vec<Batch>) {}
+
+    /// Hands leadership to `to`, or to the voter that is furthest. Whether it has gone there shows
+    /// in the [`status`](Node::status); writes wait meanwhile. After an election timeout the node
+    /// gives up and goes on.
+    ///
+    /// # Errors
+    /// Why it can not.
+    pub fn transfer(&mut self, _now: &Now, _to: Option<NodeId>) -> Result<(), TransferError> {
+        Err(TransferError::Alone)
+    }
+
     /// Timers: stands for election, gives up what waited too long. A no-op before
     /// [`deadline`](Node::deadline).
     pub fn tick(&mut self, now: &Now) {
@@ -498,6 +573,17 @@ impl Node {
     #[must_use]
     pub fn reads_answered(&self) -> u64 {
         self.reads_found + self.reads_missed
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &MemberList {
+        &self.config.members
+    }
+
+    /// How far the others are; nobody unless this node leads.
+    pub fn progress(&self) -> impl Iterator<Item = MemberProgress> {
+        std::iter::empty()
     }
 
     /// The voters, in the order of their ids.

@@ -1,6 +1,7 @@
 //! What the core says, once a turn.
 
 use super::log::LogEnd;
+use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, ValueList};
 
 /// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
@@ -10,6 +11,10 @@ use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, V
 pub struct Output {
     /// Records for this node's own log, with consecutive positions.
     pub records: Vec<(Lsn, Record)>,
+    /// Messages for other nodes, in the order in which they should leave.
+    pub messages: Vec<(NodeId, Message)>,
+    /// Parts of the log to read back from the disk.
+    pub fetches: Vec<Fetch>,
     /// Answers for clients.
     pub replies: Vec<Reply>,
     /// The bytes that the answers refer to.
@@ -35,6 +40,24 @@ pub enum Record {
         /// The last batch that stands.
         end: LogEnd,
     },
+}
+
+/// A part of the log that a member lacks, and that is not in memory any more. The answer is one call
+/// of [`Node::fetched`](super::Node::fetched); until then there is no second fetch for that member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Who lacks it.
+    pub member: NodeId,
+    /// The first batch wanted is the one that holds this entry. It is committed.
+    pub from: LogIndex,
+    /// No batch that holds this entry, or a later one, is wanted.
+    pub end: LogIndex,
+    /// At most so many bytes of batches, but at least one batch.
+    pub bytes_max: usize,
+    /// Which terms the wanted entries have: the first entry of each term, ascending, from the one
+    /// that holds `from` on. A log file may also hold batches that were truncated and replaced;
+    /// at their index these have another term.
+    pub terms: Vec<(LogIndex, Term)>,
 }
 
 /// Where an answer goes. Opaque to the core: `connection` may be gone when the answer comes.
@@ -99,6 +122,13 @@ pub enum Answer {
 pub enum Refusal {
     /// No leader is known; not applied.
     NoLeader,
+    /// Another node leads; not applied here.
+    NotLeader {
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// The leader lost its office before the write had its quorum; it may still be applied.
+    LeaderChanged,
     /// The write has waited for its quorum long enough; it may still be applied.
     QuorumTimeout,
     /// A read has waited for its quorum long enough.
@@ -127,7 +157,8 @@ impl Refusal {
     #[must_use]
     pub fn code(self) -> ErrorCode {
         match self {
-            Refusal::NoLeader => ErrorCode::NoLeader,
+            Refusal::NoLeader | Refusal::NotLeader { .. } => ErrorCode::NoLeader,
+            Refusal::LeaderChanged => ErrorCode::LeaderChanged,
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
             Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
             Refusal::Busy => ErrorCode::Busy,
@@ -142,6 +173,10 @@ impl Refusal {
     pub fn message(self) -> &'static str {
         match self {
             Refusal::NoLeader => "no leader is known, not applied; try again soon",
+            Refusal::NotLeader { .. } => "another node leads, not applied",
+            Refusal::LeaderChanged => {
+                "the leader lost its office before the answer; the write may still be applied"
+            }
             Refusal::QuorumTimeout => {
                 "the write did not reach its quorum in time; it may still be applied"
             }
@@ -172,6 +207,8 @@ impl Output {
     pub fn clear(&mut self) {
         const VALUES_KEPT_BYTES: usize = 1 << 20;
         self.records.clear();
+        self.messages.clear();
+        self.fetches.clear();
         self.replies.clear();
         self.values.clear();
         self.values.shrink_to(VALUES_KEPT_BYTES);

@@ -108,6 +108,17 @@ impl Recovery {
         self.last_lsn = lsn;
     }
 
+    /// The record at `lsn` took back what came behind `end`.
+    ///
+    /// # Errors
+    /// When that can not be.
+    pub fn truncate(&mut self, _lsn: Lsn, _end: LogEnd) -> Result<(), ReplayError> {
+        Err(ReplayError::Truncation)
+    }
+
+    /// Entries up to `commit` are known to be decided.
+    pub fn committed(&mut self, _commit: LogIndex) {}
+
     /// Index of the last entry read.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {

@@ -137,6 +137,9 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         read_quorum: config.read_quorum,
         quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
         memory_max: config.memory_bytes_max,
+        heartbeat: Duration::from_millis(config.heartbeat_ms),
+        election_timeout: Duration::from_millis(config.election_timeout_ms),
+        seed: rand::random(),
     };
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, writer.identity().cluster, address, connections_max);

@@ -45,16 +45,17 @@ impl RecoverySink for Recovery {
     fn record(
         &mut self,
         lsn: Lsn,
-        _commit: LogIndex,
+        commit: LogIndex,
         record: &RecordView<'_>,
     ) -> Result<(), ReplayError> {
+        self.committed(commit);
         match record {
             RecordView::Batch { header, bytes } => self.batch(lsn, header, bytes),
             RecordView::TermVote { term, voted_for } => {
                 self.term_vote(lsn, *term, *voted_for);
                 Ok(())
             }
-            RecordView::Truncate { .. } => Err(ReplayError::Truncation),
+            RecordView::Truncate { end } => self.truncate(lsn, *end),
             RecordView::Mark => Ok(()),
         }
     }

@@ -9,9 +9,7 @@ use kvorum::core::{
     WriteOutcome,
 };
 use kvorum::wal::LogState;
-use kvorum_protocol::{
-    Command, LogIndex, Lsn, Member, MemberList, NodeId, Quorum, Read, Role, batch,
-};
+use kvorum_protocol::{Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Role, batch};
 
 use super::words;
 
@@ -266,14 +264,8 @@ fn start(setup: &Setup, records: &[(Lsn, Record)]) -> Node {
             Record::Truncate { .. } => unreachable!("a lone voter takes nothing back"),
         }
     }
-    let config = NodeConfig {
-        id: NodeId(1),
-        members: recovery.members().cloned().unwrap_or_else(|| members(setup.voters)),
-        write_quorum: Quorum::Majority,
-        read_quorum: Quorum::Majority,
-        quorum_timeout: Duration::from_secs(5),
-        memory_max: setup.memory_max,
-    };
+    let members = recovery.members().cloned().unwrap_or_else(|| members(setup.voters));
+    let config = NodeConfig { memory_max: setup.memory_max, ..NodeConfig::new(NodeId(1), members) };
     Node::new(config, recovery, setup.log_room_bytes)
 }
 
