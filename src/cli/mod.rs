@@ -123,7 +123,10 @@ impl From<ConfigError> for Error {
 
 impl From<ServeError> for Error {
     fn from(error: ServeError) -> Error {
-        Error::Serve(error)
+        match error {
+            ServeError::Config(error) => Error::Config(error),
+            error => Error::Serve(error),
+        }
     }
 }
 

@@ -396,6 +396,9 @@ impl Node {
     /// A message came from another member. The shell has checked that it is who it says.
     pub fn receive(&mut self, _now: &Now, _from: NodeId, _message: Message) {}
 
+    /// A part of a message came from `member`: it is alive, though its message is still on the way.
+    pub fn heard(&mut self, _now: &Now, _member: NodeId) {}
+
     /// A connection to `member` stands, for the first time or again: what was on its way before
     /// may be lost.
     pub fn member_joined(&mut self, _now: &Now, _member: NodeId) {}
