@@ -108,8 +108,8 @@ impl LogThread {
     }
 
     /// Hands over a group of records, with consecutive positions. Entries up to `commit` are
-    /// decided; it is noted in the records, where it is a hint. It is an index of an earlier
-    /// group: one that is not in the log yet is a broken invariant.
+    /// decided; it is noted in the last record, where it is a hint. One that is in neither this
+    /// group nor an earlier one is a broken invariant.
     pub fn submit(&mut self, records: Vec<(Lsn, Record)>, commit: LogIndex) {
         assert!(!self.busy, "one group at a time");
         self.busy = true;
@@ -251,10 +251,12 @@ impl LogLoop {
     }
 
     fn stage(&mut self, group: &Group) {
-        self.writer.set_commit(group.commit);
         for (lsn, record) in &group.records {
             self.writer.stage(*lsn, record);
         }
+        // Behind the records: what is decided may be among them, and a truncation in them comes
+        // before what has replaced the entries that it cuts.
+        self.writer.set_commit(group.commit);
     }
 
     /// Writes what is staged, and syncs it if that is asked for; false when there is no room.
