@@ -203,6 +203,7 @@ impl<'v> SegmentScan<'v> {
                 RecordView::Truncate { end } => position.state.truncate(*end, position.commit),
                 RecordView::Mark => Ok(()),
             };
+            let followed = followed.and_then(|()| position.state.check_commit(commit));
             followed.map_err(|error| NotUnderstood {
                 offset,
                 lsn,
@@ -296,6 +297,7 @@ mod tests {
     use crate::disk::AlignedBuffer;
     use crate::wal::Identity;
     use crate::wal::record::encode_body;
+    use crate::wal::state::Discontinuity;
     use kvorum_protocol::{ClusterId, NodeId, Term};
 
     fn segment_header() -> SegmentHeader {
@@ -397,6 +399,8 @@ mod tests {
         assert_eq!(second(|header| header.kind = 99), Err(Oddity::Kind(99)));
         assert_eq!(second(|header| header.flags = 3), Err(Oddity::Flags(3)));
         assert!(matches!(second(|header| header.kind = 3), Err(Oddity::Body(_))));
+        let beyond = Discontinuity::Commit { commit: LogIndex(1), last: LogIndex(0) };
+        assert_eq!(second(|header| header.commit = LogIndex(1)), Err(Oddity::Order(beyond)));
         // Without its own lsn, a mark could hide a record.
         assert_eq!(second(|header| header.kind = KIND_MARK), Ok(Fault::Chain));
     }
