@@ -167,17 +167,14 @@ impl Writer {
         });
     }
 
-    /// Entries up to `commit` are decided. Noted in the last record staged and in those that come,
-    /// where it is a hint: recovery may find a lower one.
+    /// Entries up to `commit` are decided, as they stand in the log with everything staged so far.
+    /// Noted in the records staged from now on, where it is a hint: recovery may find a lower one.
     ///
     /// # Panics
-    /// When it is ahead of what is staged.
+    /// When it is ahead of the log.
     pub fn set_commit(&mut self, commit: LogIndex) {
         assert!(commit <= self.staged_state.end.index, "committed {commit} is not in the log");
         self.commit = self.commit.max(commit);
-        if let Some(last) = self.staged.last_mut() {
-            last.commit = self.commit;
-        }
     }
 
     /// Writes everything staged, one write for each segment it goes to (nearly always one).
@@ -230,6 +227,12 @@ impl Writer {
     #[must_use]
     pub fn staged(&self) -> Lsn {
         self.staged_lsn
+    }
+
+    /// The last entry of the replicated log, with everything staged.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        self.staged_state.end.index
     }
 
     /// Whose log this is.
