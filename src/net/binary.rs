@@ -103,14 +103,18 @@ impl BinarySession {
                     Ok(ReadOutcome::Ready(response)) => encode_response(out, head.id, &response),
                     Ok(ReadOutcome::Waiting { .. }) => self.waiting += 1,
                     Ok(ReadOutcome::Later) => return false,
-                    Err(refusal) => encode_response(out, head.id, &refusal.response()),
+                    Err(refusal) => {
+                        encode_response(out, head.id, &refusal.response(turn.node.members()))
+                    }
                 }
             }
             Ok(Request::Write(command)) => {
                 match session.write(turn, head.id, command, head.level, timeout_of(head)) {
                     Ok(true) => self.waiting += 1,
                     Ok(false) => return false,
-                    Err(refusal) => encode_response(out, head.id, &refusal.response()),
+                    Err(refusal) => {
+                        encode_response(out, head.id, &refusal.response(turn.node.members()))
+                    }
                 }
             }
             Ok(request) => answer_other(session, turn, head.id, request, out),

@@ -159,7 +159,7 @@ impl RespSession {
                     return Ok(());
                 }
                 Ok(false) => return Err(Pause::Backlog),
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
                 Ok(ReadOutcome::Waiting { .. }) => {
@@ -168,7 +168,7 @@ impl RespSession {
                 }
                 Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             _ => unreachable!("RESP has commands of its own for these"),
         };

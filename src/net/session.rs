@@ -194,14 +194,14 @@ impl Session {
     }
 
     /// Sets W and R of this connection.
-    pub fn set_quorum(
+    pub fn set_quorum<'t>(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &'t Turn<'_>,
         write: Option<Quorum>,
         read: Option<Quorum>,
-    ) -> Response<'static> {
+    ) -> Response<'t> {
         if let Err(refusal) = turn.node.check_quorum(write).and(turn.node.check_quorum(read)) {
-            return refusal.response();
+            return refusal.response(turn.node.members());
         }
         self.write_quorum = write.or(self.write_quorum);
         self.read_quorum = read.or(self.read_quorum);
@@ -224,7 +224,12 @@ pub struct ReadTerms {
 
 /// The client address of the leader, as far as this node knows it.
 pub fn leader_address<'t>(turn: &'t Turn<'_>) -> Option<&'t str> {
-    turn.node.status().leader.map(|_| turn.server.address.as_str())
+    let leader = turn.node.status().leader?;
+    // This node knows its real port, which the list of a lone node does not.
+    if leader == turn.node.config().id {
+        return Some(&turn.server.address);
+    }
+    turn.node.members().get(leader).map(|member| member.client.as_str())
 }
 
 /// Fills `scratch` with the pairs of a STATUS line.

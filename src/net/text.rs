@@ -123,7 +123,7 @@ impl TextSession {
                     return Ok(());
                 }
                 Ok(false) => return Err(Pause::Backlog),
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
                 Ok(ReadOutcome::Waiting { .. }) => {
@@ -132,7 +132,7 @@ impl TextSession {
                 }
                 Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             Request::WhoIsLeader => Response::Leader(leader_address(turn)),
             Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
