@@ -27,6 +27,7 @@ pub mod raft;
 pub mod recovery;
 pub mod store;
 pub mod time;
+pub mod waits;
 
 pub use node::{
     Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
@@ -35,3 +36,4 @@ pub use node::{
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use time::{Instant, Now};
+pub use waits::Wait;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Batch, Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Read, Response, Term, ValueList,
-    ValueListBuilder,
+    Batch, Command, Copies, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Read, Response, Term,
+    ValueList, ValueListBuilder,
 };
 
 use super::apply::{Applied, apply, for_each_entry};
@@ -18,6 +18,7 @@ use super::raft::{Raft, Role};
 use super::recovery::Recovery;
 use super::store::{KeyHash, Store};
 use super::time::{Instant, Now};
+use super::waits::{Wait, Waits};
 
 /// How many keys of a GET_MANY are brought near before the first is looked up.
 const GET_MANY_AHEAD: usize = 64;
@@ -28,6 +29,9 @@ const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
 
 /// Reads that may wait for an index, of all connections together.
 const PENDING_READS_MAX: usize = 1 << 18;
+
+/// Requests that may wait for copies, of all connections together.
+const PENDING_WAITS_MAX: usize = 1 << 16;
 
 /// Bytes of keys that they may ask for, beyond which no further one may begin to wait.
 const PENDING_READS_BYTES_SOFT: usize = 32 << 20;
@@ -199,6 +203,7 @@ pub struct Node {
     log: Log,
     store: Store,
     pending: Pending,
+    waits: Waits,
     /// Records made since the last `seal`.
     records: Vec<(Lsn, Record)>,
     /// Answers made outside `poll`.
@@ -224,6 +229,7 @@ impl Node {
             log: Log::new(recovery.end, recovery.last_lsn),
             store: recovery.store,
             pending: Pending::default(),
+            waits: Waits::default(),
             records: Vec::new(),
             replies: Vec::new(),
             election_deadline: Instant::default(),
@@ -368,6 +374,48 @@ impl Node {
                 || self.pending.reads_bytes() >= PENDING_READS_BYTES_SOFT)
     }
 
+    /// Who holds an entry durably: at once if that is enough, otherwise (`None`) through
+    /// [`Output::replies`] as soon as it is, or when the time is over. Only a leader knows.
+    ///
+    /// # Errors
+    /// A refusal.
+    pub fn wait(&mut self, now: &Now, to: ReplyTo, wait: Wait) -> Result<Option<Copies>, Refusal> {
+        if !matches!(self.raft.role(), Role::Leader { .. }) {
+            return Err(match self.raft.leader() {
+                Some(leader) => Refusal::NotLeader { leader },
+                None => Refusal::NoLeader,
+            });
+        }
+        if self.waits.len() >= PENDING_WAITS_MAX {
+            return Err(Refusal::Busy);
+        }
+        let others = wait.others.min(self.config.members.members().len() - 1);
+        let (wait, own) = (Wait { others, ..wait }, self.log.durable().0);
+        let others = self.durable_elsewhere();
+        Ok(self.waits.admit(now.monotonic, to, wait, own, &others))
+    }
+
+    /// Answers those that wait for copies: also those that have waited long enough at `now`.
+    fn answer_waits(&mut self, now: Option<Instant>) {
+        if self.waits.len() == 0 {
+            return;
+        }
+        if !matches!(self.raft.role(), Role::Leader { .. }) {
+            let answer = Answer::Refused(Refusal::LeaderChanged);
+            self.replies.extend(self.waits.take_all().map(|to| Reply { to, answer }));
+            return;
+        }
+        let own = self.log.durable().0;
+        let others = self.durable_elsewhere();
+        self.waits.answer(now, own, &others, |to, copies| {
+            self.replies.push(Reply { to, answer: Answer::Copies(copies) });
+        });
+    }
+
+    fn durable_elsewhere(&self) -> Vec<LogIndex> {
+        self.progress().map(|member| member.durable).collect()
+    }
+
     /// A leader answers for the cluster once an entry of its own term is applied; R = 1 is
     /// answered by anyone.
     #[inline]
@@ -437,6 +485,9 @@ impl Node {
             |to| refuse(to, Refusal::QuorumTimeout),
             |to| refuse(to, Refusal::ReadTimeout),
         );
+        if self.waits.deadline() <= now.monotonic {
+            self.answer_waits(Some(now.monotonic));
+        }
     }
 
     // Speech
@@ -444,6 +495,7 @@ impl Node {
     /// Decides, applies and answers. True when there is more to say than one output should hold:
     /// deliver this one and poll again.
     pub fn poll(&mut self, out: &mut Output) -> bool {
+        self.answer_waits(None);
         out.replies.append(&mut self.replies);
         if self.raft.is_elected(self.log.durable_lsn()) {
             let first_index = self.log.push(&Command::new(Op::Noop));
@@ -539,7 +591,7 @@ impl Node {
     /// When the shell should call [`tick`](Node::tick) next, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.election_deadline.min(self.pending.deadline())
+        self.election_deadline.min(self.pending.deadline()).min(self.waits.deadline())
     }
 
     /// Whether [`seal`](Node::seal) would hand out anything.

@@ -3,7 +3,7 @@
 use super::log::LogEnd;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Batch, ErrorCode, LogIndex, Lsn, MemberList, NodeId, Response, Term, ValueList,
+    Batch, Copies, ErrorCode, LogIndex, Lsn, MemberList, NodeId, Response, Term, ValueList,
 };
 
 /// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
@@ -115,6 +115,8 @@ pub enum Answer {
     },
     /// A count or a length.
     Number(u64),
+    /// Who holds an entry durably.
+    Copies(Copies),
     /// The request failed.
     Refused(Refusal),
 }
@@ -240,6 +242,7 @@ impl Output {
                 Response::Values(list.expect("written by ValueListBuilder"))
             }
             Answer::Number(number) => Response::Number(number),
+            Answer::Copies(copies) => Response::Copies(copies),
             Answer::Refused(refusal) => refusal.response(members),
         }
     }

@@ -7,9 +7,8 @@ use kvorum_protocol::binary::{
 };
 use kvorum_protocol::{Read, Request, Response};
 
-use super::session::{
-    Pause, ReadTerms, Served, Session, Turn, WAITING_MAX, leader_address, write_status,
-};
+use super::session::{Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
+use super::status;
 use crate::core::ReadOutcome;
 use crate::core::store::KeyHash;
 
@@ -159,12 +158,10 @@ fn answer_other(
     out: &mut Vec<u8>,
 ) {
     let response = match request {
-        Request::WhoIsLeader => Response::Leader(leader_address(turn)),
+        Request::WhoIsLeader => status::leader(turn),
         Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
-        Request::Status => {
-            write_status(turn);
-            Response::Status(str::from_utf8(turn.scratch).expect("just written"))
-        }
+        Request::Transfer { to } => status::transfer(turn, *to),
+        Request::Status => status::status(turn),
         Request::Ping | Request::Read(_) | Request::Write(_) => Response::Ok,
     };
     encode_response(out, id, &response);

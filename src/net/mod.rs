@@ -18,6 +18,7 @@ mod server;
 mod session;
 mod signals;
 mod slots;
+mod status;
 mod text;
 
 pub use serve::{ServeError, serve};
