@@ -25,13 +25,14 @@ use slab::Slab;
 use super::clock::Clock;
 use super::listener::Listener;
 use super::log_queue::LogQueue;
+use super::log_reader::LogReader;
 use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
 use super::peer::{self, Peers, PeersConfig};
 use super::server::Server;
 use super::signals::Signals;
 use crate::config::Fsync;
-use crate::core::{Fetch, Instant, Node, Now, Output};
+use crate::core::{Instant, Node, Now, Output};
 use crate::wal::{WalError, Writer};
 
 pub use clients::{Connections, SURPLUS_MAX};
@@ -95,8 +96,9 @@ pub struct Reactor {
     node: Node,
     out: Output,
     log: LogQueue,
-    /// The other members; `None` for a lone node.
+    /// The other members, and who reads the log back for them; `None` for a lone node.
     peers: Option<Peers>,
+    reader: Option<LogReader>,
     server: Server,
     /// The read buffer of all connections.
     shared: Box<[u8]>,
@@ -129,6 +131,9 @@ impl Reactor {
         poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
         let log = LogQueue::new(log, peers.is_some());
+        let read =
+            |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
+        let reader = peers.as_ref().map(read).transpose()?;
         let start =
             |config| Peers::start(config, poll.registry().try_clone()?, PEER_LISTENER, waker);
         let peers = peers.map(start).transpose()?;
@@ -150,6 +155,7 @@ impl Reactor {
             out: Output::default(),
             log,
             peers,
+            reader,
             server,
             shared: vec![0; READ_BUFFER_BYTES].into(),
             scratch: Vec::new(),
@@ -296,8 +302,11 @@ impl Reactor {
         }
     }
 
-    /// Tells the core what other members say.
+    /// Tells the core what other members say, and what was read back for them.
     fn hear_peers(&mut self, now: &Now) {
+        for fetched in self.reader.iter_mut().flat_map(LogReader::take_results) {
+            self.node.fetched(now, fetched.member, fetched.from, fetched.batches);
+        }
         if let Some(peers) = &mut self.peers {
             peers.receive(now, &mut self.node);
         }
@@ -354,16 +363,10 @@ impl Reactor {
                 peers.send(now, *to, message);
             }
         }
-        for fetch in std::mem::take(&mut self.out.fetches) {
-            self.fetch(fetch, now);
+        if let Some(reader) = &mut self.reader {
+            self.out.fetches.drain(..).for_each(|fetch| reader.submit(fetch));
         }
         self.deliver_replies();
-    }
-
-    /// The place for the reader of sealed segments. Until it is here, a member that lacks what is
-    /// in memory no more does not get it.
-    fn fetch(&mut self, fetch: Fetch, now: &Now) {
-        self.node.fetched(now, fetch.member, fetch.from, Vec::new());
     }
 
     /// Brings answers to their connections, and sends them.
@@ -371,7 +374,8 @@ impl Reactor {
         for reply in &self.out.replies {
             let id = reply.to.connection;
             let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
-            connection.complete(reply.to.tag, &self.out.response(&reply.answer), &mut self.pool);
+            let response = self.out.response(&reply.answer, self.node.members());
+            connection.complete(reply.to.tag, &response, &mut self.pool);
             if !connection.dirty {
                 connection.dirty = true;
                 self.dirty.push(id);

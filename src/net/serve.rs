@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
-use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Quorum, Role};
+use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
@@ -15,9 +15,9 @@ use super::peer::{self, PeersConfig, SecretError, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
-use crate::config::{Config, ConfigError, Fsync, LISTEN_DEFAULT};
+use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
-use crate::disk::{DiskError, FileDisk};
+use crate::disk::{Disk, DiskError, FileDisk};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
@@ -131,7 +131,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let secret = secret.map_err(ServeError::Secret)?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
-    let (writer, recovery) = open_log(&config)?;
+    let (disk, writer, recovery) = open_log(&config)?;
     let members = members(&config, &recovery)?;
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = members.get(config.id).expect("`members` makes sure").clone();
@@ -160,13 +160,14 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             )?,
             secret,
             trace: config.trace_peers,
+            disk,
         }),
     };
     if peers.is_none() && config.peer_listen.is_some() {
         log::warn!("--peer-listen is not used: a lone node has no peers");
     }
     let (id, fsync, is_lone) = (config.id, config.fsync, peers.is_none());
-    let relaxed = relaxed(&config, members.voters().count());
+    let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
         id,
         members,
@@ -187,8 +188,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     if is_lone {
         reactor.run_until_ready()?;
     }
-    if let Some(relaxed) = relaxed {
-        log::warn!("relaxed guarantees: {relaxed}");
+    for relaxed in relaxed {
+        log::warn!("relaxed: {}", relaxed.words());
     }
     announce(id, &local.to_string());
     Ok(reactor.run()?)
@@ -240,22 +241,6 @@ fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeErro
     Ok(members)
 }
 
-/// Which promises the configuration gives up, in words; `None` when it keeps all.
-fn relaxed(config: &Config, voters: usize) -> Option<String> {
-    let mut relaxed = Vec::new();
-    let majority = Quorum::Majority.size(voters);
-    if config.write_quorum.size(voters) < majority {
-        relaxed.push(format!("w={} is below a majority", config.write_quorum));
-    }
-    if config.read_quorum.size(voters) < majority {
-        relaxed.push(format!("r={} is below a majority", config.read_quorum));
-    }
-    if config.fsync != Fsync::Always {
-        relaxed.push(format!("fsync={}: a power cut loses acknowledged writes", config.fsync));
-    }
-    (!relaxed.is_empty()).then(|| relaxed.join(", "))
-}
-
 /// Allows as many descriptors as clients, `others` other members and log need; answers how many
 /// client connections that is.
 fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
@@ -282,8 +267,9 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
 
 // The log
 
-fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
+fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeError> {
     let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     // Nodes that boot with the same list are of one cluster; a lone one is its own.
     let members = config.members.as_ref().filter(|members| members.members().len() > 1);
     let cluster = members.map(MemberList::cluster_id);
@@ -293,7 +279,7 @@ fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
     };
     let mut replay = Replay::new();
     let (writer, recovered) =
-        wal::open(Arc::new(disk), wal_config, &mut replay).map_err(ServeError::Log)?;
+        wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
     if let Some(cut) = &recovered.cut {
         log::warn!(
             "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
@@ -304,7 +290,7 @@ fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
         );
     }
     replay.finish();
-    Ok((writer, replay.recovery))
+    Ok((disk, writer, replay.recovery))
 }
 
 /// Feeds the core with the log, and says how far it is when that takes long.

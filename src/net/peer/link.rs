@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 
 use super::inbox::{Filled, Inbox};
 use super::outbox::Outbox;
-use crate::core::Instant;
+use crate::core::{Instant, Violation};
 
 /// Unsent bytes beyond which a connection is given up: the other side does not read. What it
 /// misses is repeated when it is back. On the bulk lane the core keeps far below this.
@@ -72,6 +72,8 @@ pub enum End {
     Closed,
     /// What came is not what peers say.
     Malformed(DecodeError),
+    /// It is, but no correct node says it now.
+    Violation(Violation),
     /// This node refuses the other.
     Refuses(Refusal),
     /// The other refuses this node.
@@ -97,6 +99,12 @@ impl From<io::Error> for End {
     }
 }
 
+impl From<Violation> for End {
+    fn from(violation: Violation) -> End {
+        End::Violation(violation)
+    }
+}
+
 impl From<DecodeError> for End {
     fn from(error: DecodeError) -> End {
         End::Malformed(error)
@@ -109,6 +117,7 @@ impl fmt::Display for End {
             End::Broken(error) => error.fmt(f),
             End::Closed => f.write_str("closed by the other side"),
             End::Malformed(error) => write!(f, "not the peer protocol: {error}"),
+            End::Violation(violation) => write!(f, "against the rules: {violation}"),
             End::Refuses(refusal) => write!(f, "refused: {refusal}"),
             End::Refused { refusal, .. } => write!(f, "refused by the other side: {refusal}"),
             End::Late => f.write_str("the handshake took too long"),

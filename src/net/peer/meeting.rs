@@ -174,8 +174,8 @@ impl Peers {
         node: &mut Node,
     ) -> io::Result<()> {
         prepare(&stream)?;
-        let is_stranger = |link: &&Box<Link>| matches!(link.origin, Origin::Accepted(None));
-        let strangers = self.links.values().filter(is_stranger);
+        let is_stranger = |link: &Link| matches!(link.origin, Origin::Accepted(None));
+        let strangers = self.links.values().filter(|link| is_stranger(link));
         if strangers.clone().count() >= STRANGERS_MAX
             && let Some(oldest) = strangers.min_by_key(|link| link.deadline)
         {
@@ -307,7 +307,7 @@ impl Peers {
 
     /// Ends the connections with a process of the member that is gone: a new one has called.
     fn end_older(&mut self, caller: &Caller, now: &Now, node: &mut Node) {
-        let is_older = |link: &&Box<Link>| match link.origin {
+        let is_older = |link: &Link| match link.origin {
             Origin::Dialed { route, boot: Some(boot), .. } => {
                 route == caller.route && boot != caller.boot
             }
@@ -316,8 +316,8 @@ impl Peers {
             }
             _ => false,
         };
-        while let Some(id) = self.links.values().find(is_older).map(|link| link.id) {
-            self.end(id, End::Replaced, now, node);
+        while let Some(older) = self.links.values().find(|link| is_older(link)) {
+            self.end(older.id, End::Replaced, now, node);
         }
     }
 

@@ -17,6 +17,7 @@ use super::resolve::Resolver;
 use super::route::{Route, lane_at};
 use super::said::Said;
 use crate::core::{Instant, Node, Now};
+use crate::disk::Disk;
 use crate::net::listener::Listener;
 
 /// Marks the tokens of peers. Those of clients have a slot in their lower half, which never grows
@@ -41,7 +42,6 @@ pub fn is_peer(token: u64) -> bool {
 }
 
 /// What there is to know before anybody is met.
-#[derive(Debug)]
 pub struct PeersConfig {
     /// This node.
     pub id: NodeId,
@@ -59,6 +59,8 @@ pub struct PeersConfig {
     pub listener: Listener,
     /// Whether to print each message.
     pub trace: bool,
+    /// The data directory.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// All connections with other members, and with strangers that may become one.
@@ -246,18 +248,17 @@ impl Peers {
             self.greet(link, now);
         }
         link.send()?;
-        let (mut bytes, mut frames) = (0, 0);
+        let mut bytes = 0;
         while link.is_readable() && bytes < READ_BUDGET_BYTES {
             bytes += link.fill()?;
             while let Some(frame) = link.next_frame()? {
-                frames += 1;
                 match link.stage {
                     Stage::Open => self.take_message(link, &frame, now, node)?,
                     _ => self.take_introduction(link, &frame, now, node)?,
                 }
             }
         }
-        if bytes > 0 && frames == 0 {
+        if bytes > 0 && link.is_unfinished() {
             self.take_sign_of_life(link, now, node);
         }
         link.send()
@@ -280,7 +281,7 @@ impl Peers {
                 if self.trace {
                     trace(now, from, self.id, &message);
                 }
-                node.receive(now, from, message);
+                node.receive(now, from, message)?;
             }
             Frame::DurableTerm(_) => {}
         }
@@ -324,7 +325,9 @@ impl Peers {
                     route.hurry(now.monotonic);
                 }
                 match end {
-                    End::Malformed(_) => log::warn!("member {}: {end}", route.member),
+                    End::Malformed(_) | End::Violation(_) => {
+                        log::warn!("member {}: {end}", route.member)
+                    }
                     _ => log::debug!("member {}: {end}", route.member),
                 }
             }
@@ -348,14 +351,17 @@ impl Peers {
             dial.failed(now.monotonic);
         }
         let (member, address) = (route.member, &route.address);
+        let line = match end {
+            End::Broken(_) | End::Closed | End::Late if !was_open => "can not be reached".into(),
+            _ => end.to_string(),
+        };
         if std::mem::take(&mut route.is_joined) {
-            log::warn!("member {member} ({address}): connection lost: {end}");
-        } else if !was_open {
-            let line = format!("member {member} ({address}) can not be reached: {end}");
-            if route.told.as_ref() != Some(&line) {
-                log::warn!("{line}; trying on");
-                route.told = Some(line);
-            }
+            log::warn!("member {member} ({address}): connection lost: {end}; trying again");
+            // Why it can not be reached at once is no news.
+            route.told = Some("can not be reached".into());
+        } else if !was_open && route.told.as_ref() != Some(&line) {
+            log::warn!("member {member} ({address}) can not be reached: {end}; trying on");
+            route.told = Some(line);
         }
         let nobody_listens = matches!(
             end,
