@@ -37,7 +37,7 @@ mod state;
 mod window;
 mod writer;
 
-pub use dump::{Summary, Tail, dump, verify};
+pub use dump::{Summary, Tail, dump, outline, verify};
 pub use error::{Fault, Oddity, WalError};
 pub use fetch::Fetcher;
 pub use identity::Identity;
