@@ -150,7 +150,7 @@ fn cpu_micros() -> Option<(u64, u64)> {
 fn role_of(role: raft::Role) -> Role {
     match role {
         raft::Role::Leader { .. } => Role::Leader,
-        raft::Role::Candidate { .. } => Role::Candidate,
-        raft::Role::Follower => Role::Follower,
+        raft::Role::PreCandidate | raft::Role::Candidate => Role::Candidate,
+        raft::Role::Follower | raft::Role::Learner => Role::Follower,
     }
 }
