@@ -3,7 +3,7 @@
 //!
 //! # How to drive it
 //! [`open`] reads what is there and returns a [`Writer`] that goes on behind it. Per turn:
-//! [`Writer::stage`] each record, [`Writer::write`] once, [`Writer::sync`] when it shall be
+//! [`Writer::stage_all`] records, [`Writer::write`] once, [`Writer::sync`] when it shall be
 //! durable, [`Writer::tend`] for what happens beside: the next segment, marks. At the end
 //! [`Writer::close`]. Beside it, a [`Fetcher`] reads back what is durable.
 //!
