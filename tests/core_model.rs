@@ -407,7 +407,7 @@ impl World {
         for reply in &self.out.replies {
             let due = self.waiting.remove(&reply.to.tag);
             let due = due.expect("only what is due is answered, and once");
-            let response = self.out.response(&reply.answer);
+            let response = self.out.response(&reply.answer, self.node.members());
             if let Response::Error { code, .. } = response {
                 assert_eq!(code, kvorum_protocol::ErrorCode::QuorumTimeout);
                 continue;

@@ -37,6 +37,7 @@ pub mod seeded;
 pub mod store;
 pub mod terms;
 pub mod time;
+pub mod waits;
 mod writes;
 
 pub use node::{
@@ -46,3 +47,4 @@ pub use node::{
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use time::{Instant, Now};
+pub use waits::Wait;

@@ -20,6 +20,7 @@ mod server;
 mod session;
 mod signals;
 mod slots;
+mod status;
 mod text;
 
 pub use log_reader::{Fetched, LogReader};

@@ -29,6 +29,7 @@ use super::raft::{Raft, Role};
 use super::recovery::Recovery;
 use super::store::Store;
 use super::time::{Instant, Now};
+use super::waits::Waits;
 use super::writes::PendingWrites;
 
 pub use config::{
@@ -77,6 +78,7 @@ pub struct Node {
     writes: PendingWrites,
     reads: PendingReads,
     asks: Asks,
+    waits: Waits,
     /// Records made since the last `seal`.
     records: Vec<(Lsn, Record)>,
     /// Messages that wait until the record at the position is durable, in order.
@@ -137,6 +139,7 @@ impl Node {
             following: Following::default(),
             reads: PendingReads::default(),
             asks: Asks::new(rand::RngExt::random::<u64>(&mut rng) >> 1),
+            waits: Waits::default(),
             records: Vec::new(),
             gated: VecDeque::new(),
             messages: Vec::new(),
@@ -198,6 +201,9 @@ impl Node {
             self.tick_election();
         }
         self.expire();
+        if self.waits.deadline() <= self.now {
+            self.answer_waits(Some(self.now));
+        }
     }
 
     fn expire(&mut self) {
@@ -219,6 +225,7 @@ impl Node {
     /// Decides, applies, answers and sends. True when there is more to say than one output should
     /// hold: deliver this one and poll again.
     pub fn poll(&mut self, out: &mut Output) -> bool {
+        self.answer_waits(None);
         out.replies.append(&mut self.replies);
         self.win_election();
         self.advance_commit();
@@ -331,7 +338,8 @@ impl Node {
     /// When the shell should call [`tick`](Node::tick) next, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let requests = self.writes.deadline().min(self.reads.deadline());
+        let waits = self.waits.deadline();
+        let requests = self.writes.deadline().min(self.reads.deadline()).min(waits);
         match &self.leading {
             Some(leading) => requests.min(leading.deadline(self.is_alone())),
             None => {

@@ -1,12 +1,13 @@
 //! Admitting writes, and answering them.
 
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
-use kvorum_protocol::{Command, Op};
+use kvorum_protocol::{Command, Copies, LogIndex, Op};
 
 use super::{Node, Options, RECORD_OVERHEAD_BYTES, WriteOutcome, has_bug};
-use crate::core::output::{Output, Refusal, Reply, ReplyTo};
+use crate::core::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use crate::core::quorum::majority;
-use crate::core::time::Now;
+use crate::core::time::{Instant, Now};
+use crate::core::waits::Wait;
 
 /// Bytes of writes that may be open or on their way to the disk. Beyond it further writes wait at
 /// their connections, and reads go on.
@@ -14,6 +15,9 @@ const LOG_BACKLOG_BYTES_MAX: usize = 64 << 20;
 
 /// The same for writes that are not decided: a leader that has lost its followers takes no more.
 const UNDECIDED_BYTES_MAX: usize = 64 << 20;
+
+/// Requests that may wait for copies, of all connections together.
+const PENDING_WAITS_MAX: usize = 1 << 16;
 
 const _: () = assert!(COMMAND_BYTES_MAX < u32::MAX as usize);
 
@@ -89,10 +93,7 @@ impl Node {
         {
             self.log.push(_command);
         }
-        match self.raft.leader() {
-            Some(leader) => Refusal::NotLeader { leader },
-            None => Refusal::NoLeader,
-        }
+        self.not_leader()
     }
 
     /// What the state would hold if all that is admitted, and `bytes` more, were new to it.
@@ -115,6 +116,52 @@ impl Node {
             |index| leading.foretold.answer(log, store, index),
         ) {
             out.replies.push(Reply { to, answer });
+        }
+    }
+
+    /// Who holds an entry durably: at once if that is enough, otherwise (`None`) through
+    /// [`Output::replies`] as soon as it is, or when the time is over. Only a leader knows.
+    ///
+    /// # Errors
+    /// A refusal.
+    pub fn wait(&mut self, now: &Now, to: ReplyTo, wait: Wait) -> Result<Option<Copies>, Refusal> {
+        if !self.raft.is_leader() {
+            return Err(self.not_leader());
+        }
+        if self.waits.len() >= PENDING_WAITS_MAX {
+            return Err(Refusal::Busy);
+        }
+        let others = wait.others.min(self.config.members.members().len() - 1);
+        let (wait, own) = (Wait { others, ..wait }, self.log.durable());
+        let others = self.durable_elsewhere();
+        Ok(self.waits.admit(now.monotonic, to, wait, own, &others))
+    }
+
+    /// Answers those that wait for copies: also those that have waited long enough at `now`.
+    pub(super) fn answer_waits(&mut self, now: Option<Instant>) {
+        if self.waits.len() == 0 {
+            return;
+        }
+        if !self.raft.is_leader() {
+            let answer = Answer::Refused(Refusal::LeaderChanged);
+            self.replies.extend(self.waits.take_all().map(|to| Reply { to, answer }));
+            return;
+        }
+        let own = self.log.durable();
+        let others = self.durable_elsewhere();
+        self.waits.answer(now, own, &others, |to, copies| {
+            self.replies.push(Reply { to, answer: Answer::Copies(copies) });
+        });
+    }
+
+    fn durable_elsewhere(&self) -> Vec<LogIndex> {
+        self.progress().map(|member| member.durable).collect()
+    }
+
+    fn not_leader(&self) -> Refusal {
+        match self.raft.leader() {
+            Some(leader) => Refusal::NotLeader { leader },
+            None => Refusal::NoLeader,
         }
     }
 }
