@@ -164,6 +164,11 @@ impl MemoryDisk {
         (state.plan, state.crashed) = (Plan::Run, false);
     }
 
+    /// Whether the power has gone, as planned.
+    pub fn has_crashed(&self) -> bool {
+        self.state().crashed
+    }
+
     /// Operations since the plan was made.
     pub fn operations(&self) -> u64 {
         self.state().operations
