@@ -141,7 +141,8 @@ impl Heart {
         self.commit();
         while self.node.poll(&mut self.out) {}
         for reply in &self.out.replies {
-            encode_response(&mut self.replies, reply.to.tag, &self.out.response(&reply.answer));
+            let response = self.out.response(&reply.answer, self.node.members());
+            encode_response(&mut self.replies, reply.to.tag, &response);
         }
         self.out.clear();
     }
@@ -179,7 +180,7 @@ impl Heart {
         while self.node.poll(&mut self.out) {}
         for reply in &self.out.replies {
             let shape = self.shapes.pop_front().expect("one for each write");
-            let response = self.out.response(&reply.answer);
+            let response = self.out.response(&reply.answer, self.node.members());
             encode(&mut self.replies, Version::Resp2, shape, &response);
         }
         self.out.clear();

@@ -108,14 +108,34 @@ fn quorum_is_set_for_this_connection_only() {
     {
         expect_error(&mut client, line, "BAD_REQUEST");
     }
-    // One voter can not be two: whichever way it is refused, no connection is disturbed by it.
-    let reply = client.ask("QUORUM w=2");
-    assert!(reply == "OK" || reply.starts_with("ERROR BAD_REQUEST "), "{reply}");
-    if reply == "OK" {
-        let reply = client.ask("SET k w2");
-        assert!(reply.starts_with("ERROR "), "{reply}");
+    // One voter can not be two.
+    for line in ["QUORUM w=2", "QUORUM r=2", "QUORUM w=1 r=63"] {
+        expect_error(&mut client, line, "BAD_REQUEST");
     }
+    expect(&mut client, "SET k again", "OK");
     expect(&mut server.text(), "SET k again", "OK");
+}
+
+#[test]
+fn nobody_can_take_the_office_of_a_node_that_is_alone() {
+    let server = Server::start(&[]);
+    let mut client = server.text();
+    for line in ["TRANSFER", "TRANSFER 2", "TRANSFER 0", "TRANSFER x"] {
+        expect_error(&mut client, line, "BAD_REQUEST");
+    }
+    expect(&mut client, "WHO_IS_LEADER", &format!("LEADER {}", server.address()));
+}
+
+#[test]
+fn what_promises_less_is_named() {
+    let mut server = Server::start(&[]);
+    assert_eq!(server.status("relaxed"), "");
+    server.terminate();
+    let mut server = Server::start_in(server.data(), &["--fsync", "never"]);
+    assert_eq!(server.status("relaxed"), "fsync");
+    assert_eq!(server.status("fsync"), "never");
+    let exit = server.terminate();
+    assert!(exit.stderr.contains("relaxed: fsync=never"), "{}", exit.stderr);
 }
 
 #[test]

@@ -164,6 +164,38 @@ fn what_is_not_there_is_an_error_and_the_connection_goes_on() {
     assert_eq!(value, None);
 }
 
+/// A node that is alone: nobody else holds anything, and nobody has to be waited for.
+#[test]
+fn wait_counts_the_others_and_waitaof_this_node_too() {
+    let server = Server::start();
+    let mut redis = server.connect("resp3");
+    let mut ask = |words: &str| -> RedisResult<redis::Value> {
+        let words: Vec<&str> = words.split(' ').collect();
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut redis)
+    };
+    let copies = |here, elsewhere| redis::Value::Array(vec![here, elsewhere]);
+    let number = redis::Value::Int;
+    assert_eq!(ask("WAIT 0 0"), Ok(number(0)));
+    assert_eq!(ask("SET key value"), Ok(redis::Value::Okay));
+    assert_eq!(ask("WAIT 2 0"), Ok(number(0)));
+    assert_eq!(ask("WAITAOF 1 0 0"), Ok(copies(number(1), number(0))));
+    assert_eq!(ask("READONLY"), Ok(redis::Value::Okay));
+    assert_eq!(ask("GET key"), Ok(redis::Value::BulkString(b"value".into())));
+    assert_eq!(ask("READWRITE"), Ok(redis::Value::Okay));
+    assert!(ask("WAITAOF 2 0 0").is_err());
+    let mut redis = server.connect("resp2");
+    let pipeline: (bool, i64, i64, String) = redis::pipe()
+        .set("key", "other")
+        .cmd("WAIT")
+        .arg(&[1, 0])
+        .cmd("WAIT")
+        .arg(&[0, 1])
+        .get("key")
+        .query(&mut redis)
+        .unwrap();
+    assert_eq!(pipeline, (true, 0, 0, "other".to_owned()));
+}
+
 #[test]
 fn info_has_the_fields_that_clients_read() {
     let server = Server::start();

@@ -24,5 +24,5 @@ pub use error::{DecodeError, ErrorCode};
 pub use limits::Limits;
 pub use membership::{Member, MemberList, MembershipError, Role};
 pub use request::{Read, Request};
-pub use response::{Response, ValueList, ValueListBuilder};
+pub use response::{Copies, Response, ValueList, ValueListBuilder};
 pub use types::{ClusterId, LogIndex, LogTimeMs, Lsn, NodeId, Quorum, Term};

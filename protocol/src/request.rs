@@ -1,7 +1,7 @@
 //! What a client asks, the same for every protocol.
 
 use crate::command::{Command, KeyList};
-use crate::types::Quorum;
+use crate::types::{NodeId, Quorum};
 
 /// A request, decoded. Borrows from the buffer that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,11 @@ pub enum Request<'a> {
         write: Option<Quorum>,
         /// R: how many voters a read consults.
         read: Option<Quorum>,
+    },
+    /// Asks a leader to hand its office over.
+    Transfer {
+        /// To this voter; `None`: to the one whose log is furthest.
+        to: Option<NodeId>,
     },
     /// Asks for nothing but an answer.
     Ping,

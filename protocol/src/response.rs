@@ -6,7 +6,7 @@ use crate::types::LogIndex;
 /// An answer. Borrows from the store, or from the buffer that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// The request needed no more words (PING, QUORUM).
+    /// The request needed no more words (PING, QUORUM, TRANSFER).
     Ok,
     /// A write was applied at this index, with the durability that was asked for.
     Written {
@@ -33,6 +33,8 @@ pub enum Response<'a> {
     Values(ValueList<'a>),
     /// How many keys exist, or how long a value is.
     Number(u64),
+    /// Who holds the last write of a connection durably. Only RESP asks (`WAIT`, `WAITAOF`).
+    Copies(Copies),
     /// The leader's client address, or that none is known.
     Leader(Option<&'a str>),
     /// The node's state in one line of `name=value` pairs.
@@ -49,6 +51,15 @@ pub enum Response<'a> {
         /// For a person: what happened and what to do.
         message: &'a str,
     },
+}
+
+/// Which members hold an entry durably.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// Whether the node that was asked does.
+    pub here: bool,
+    /// How many of the others do, voters and learners.
+    pub elsewhere: usize,
 }
 
 /// A validated, encoded list of values: `u32 count`, then per key `u64 version` (0: absent),

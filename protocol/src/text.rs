@@ -24,7 +24,7 @@ use crate::error::{DecodeError, ErrorCode};
 use crate::limits::Limits;
 use crate::request::{Read, Request};
 use crate::response::Response;
-use crate::types::Quorum;
+use crate::types::{NodeId, Quorum};
 
 /// What one line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +174,8 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Line<'a>, LineError
         alone(arguments, "WHO_IS_LEADER", Line::Request(Request::WhoIsLeader))
     } else if is(b"QUORUM") {
         parse_quorum(arguments)
+    } else if is(b"TRANSFER") {
+        parse_transfer(arguments)
     } else if is(b"PING") {
         alone(arguments, "PING", Line::Request(Request::Ping))
     } else if is(b"STATUS") {
@@ -253,6 +255,16 @@ fn parse_quorum<'a>(arguments: Option<&[u8]>) -> Result<Line<'a>, LineError<'a>>
     Ok(Line::Request(Request::Quorum { write, read }))
 }
 
+fn parse_transfer<'a>(arguments: Option<&[u8]>) -> Result<Line<'a>, LineError<'a>> {
+    const USAGE: LineError<'_> = LineError::Usage("TRANSFER [id]");
+    let id = |word: &[u8]| match std::str::from_utf8(word).ok()?.parse() {
+        Ok(id @ 1..) => Some(NodeId(id)),
+        _ => None,
+    };
+    let to = arguments.map(|word| id(word).ok_or(USAGE)).transpose()?;
+    Ok(Line::Request(Request::Transfer { to }))
+}
+
 /// What a text client is told for [`Response::Ok`]: the one reply whose words depend on the
 /// request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -278,7 +290,7 @@ impl Acknowledgement {
 /// Appends the reply line for a response.
 ///
 /// # Panics
-/// For [`Response::Values`] and [`Response::Number`]: no line asks for them.
+/// For [`Response::Values`], [`Response::Number`] and [`Response::Copies`]: no line asks for them.
 #[inline]
 pub fn encode(out: &mut Vec<u8>, acknowledgement: Acknowledgement, response: &Response<'_>) {
     match *response {
@@ -296,7 +308,7 @@ pub fn encode(out: &mut Vec<u8>, acknowledgement: Acknowledgement, response: &Re
         Response::Error { code, message } => {
             put_error(out, code, format_args!("{}", Escaped(message.as_bytes())));
         }
-        Response::Values(_) | Response::Number(_) => {
+        Response::Values(_) | Response::Number(_) | Response::Copies(_) => {
             unreachable!("no request of the text protocol is answered with {response:?}")
         }
     }
@@ -323,8 +335,10 @@ pub fn encode_stream_error(out: &mut Vec<u8>, error: &StreamError) {
 pub fn encode_help(out: &mut Vec<u8>) {
     put(
         out,
-        &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
-            QUORUM w=<n|majority|all> r=<n|majority> | PING | STATUS | HELP | QUIT"],
+        &[
+            b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
+            QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | PING | STATUS | HELP | QUIT",
+        ],
     );
 }
 

@@ -5,8 +5,8 @@ use kvorum_protocol::binary::{
 };
 use kvorum_protocol::text::{self, Acknowledgement, Line, LineError, StreamError};
 use kvorum_protocol::{
-    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, Op, PairList, Quorum,
-    Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
+    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, NodeId, Op, PairList,
+    Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -25,6 +25,7 @@ enum Owned {
     SetMany(Vec<(Bytes, Bytes)>),
     DeleteMany(Vec<Bytes>),
     Quorum(Option<Quorum>, Option<Quorum>),
+    Transfer(Option<NodeId>),
     Ping,
     Status,
     WhoIsLeader,
@@ -48,6 +49,7 @@ impl Owned {
             Owned::GetMany(keys) => return Request::Read(Read::GetMany(list(keys, scratch))),
             Owned::Exists(keys) => return Request::Read(Read::Exists(list(keys, scratch))),
             Owned::Quorum(write, read) => return Request::Quorum { write: *write, read: *read },
+            Owned::Transfer(to) => return Request::Transfer { to: *to },
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
             Owned::WhoIsLeader => return Request::WhoIsLeader,
@@ -98,6 +100,7 @@ fn request() -> impl Strategy<Value = Owned> {
         vec((bytes(20), bytes(100)), 0..6).prop_map(Owned::SetMany),
         keys().prop_map(Owned::DeleteMany),
         (level(), read_level()).prop_map(|(write, read)| Owned::Quorum(write, read)),
+        proptest::option::of((1..=u16::MAX).prop_map(NodeId)).prop_map(Owned::Transfer),
         Just(Owned::Ping),
         Just(Owned::Status),
         Just(Owned::WhoIsLeader),

@@ -97,7 +97,8 @@ fn near_resp() -> impl Strategy<Value = Vec<u8>> {
 /// A command that gets past the table: a real name and subcommand, then anything.
 fn near_command() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = "get set del unlink exists mget mset strlen type ping echo select auth hello \
-                 quit reset command client config info dbsize role time nothing";
+                 quit reset command client config info dbsize role time wait waitaof \
+                 readonly readwrite nothing";
     let seconds = "setname getname setinfo id info list help get count docs 0 2 3 all k";
     let thirds = "lib-name lib-ver auth setname type id normal * get a EX NX 1";
     let pick = |list: &'static str| prop::sample::select(list.split(' ').collect::<Vec<_>>());
@@ -173,7 +174,7 @@ fn run(session: &mut Session, command: &[Vec<u8>]) -> Option<Vec<u8>> {
             assert_eq!(out, b"");
             return None;
         }
-        Action::Reply => {}
+        Action::Reply | Action::Wait { .. } => {}
         Action::Barrier => {
             assert_eq!(out, b"");
             let _ = execute(session, args, &facts(), &mut out);

@@ -6,7 +6,7 @@ use kvorum_protocol::resp::{
     Action, After, Args, Decoded, Decoder, Session, Shape, Version, dispatch, encode, execute,
 };
 use kvorum_protocol::{
-    ErrorCode, Limits, LogIndex, Op, Read, Request, Response, ValueList, ValueListBuilder,
+    Copies, ErrorCode, Limits, LogIndex, Op, Read, Request, Response, ValueList, ValueListBuilder,
 };
 use resp_support::facts;
 
@@ -163,6 +163,14 @@ fn outcome(bytes: &[u8], version: Version, place: &str) -> Outcome {
                     outcome.meaning = format!("{} -> {shape}", meaning(&request));
                 }
                 Action::Reply => {}
+                Action::Wait { wait, shape } => {
+                    let here = if wait.here { " here" } else { "" };
+                    let timeout =
+                        wait.timeout_ms.map(|ms| format!(" timeout_ms={ms}")).unwrap_or_default();
+                    let shape = format!("{shape:?}").to_lowercase();
+                    outcome.meaning =
+                        format!("wait{here} others={}{timeout} -> {shape}", wait.others);
+                }
                 Action::Barrier => {
                     outcome.meaning.push_str("barrier");
                     let after = execute(&mut session, args, &facts(), &mut outcome.reply);
@@ -203,8 +211,16 @@ fn meaning(request: &Request<'_>) -> String {
 fn responses_are_printed_as_the_vectors_say() {
     for vector in vectors("?") {
         let (shape, response) = vector.subject.split_once(": ").expect("shape and response");
-        let shapes =
-            [Shape::Done, Shape::Deleted, Shape::Value, Shape::Values, Shape::Number, Shape::Type];
+        let shapes = [
+            Shape::Done,
+            Shape::Deleted,
+            Shape::Value,
+            Shape::Values,
+            Shape::Number,
+            Shape::Type,
+            Shape::Wait,
+            Shape::Waitaof,
+        ];
         let shape = shapes.into_iter().find(|known| format!("{known:?}").to_lowercase() == shape);
         for version in VERSIONS {
             let reply = print(version, shape.expect("a known shape"), response);
@@ -241,6 +257,13 @@ fn print(version: Version, shape: Shape, response: &str) -> Vec<u8> {
         "written" => Response::Written { version: index },
         "deleted" => Response::Deleted { version: index, count: rest.parse().unwrap() },
         "number" => Response::Number(rest.parse().unwrap()),
+        "copies" => {
+            let (here, elsewhere) = match rest.strip_prefix("here ") {
+                Some(elsewhere) => (true, elsewhere),
+                None => (false, rest),
+            };
+            Response::Copies(Copies { here, elsewhere: elsewhere.parse().unwrap() })
+        }
         "not_leader" => Response::NotLeader { leader: "10.0.0.2:6379" },
         "error" => {
             let (word, rest) = rest.split_once(' ').unwrap();

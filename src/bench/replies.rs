@@ -117,6 +117,7 @@ impl ReplyDecoder for BinaryReplies {
             Response::Ok
             | Response::Values(_)
             | Response::Number(_)
+            | Response::Copies(_)
             | Response::Leader(_)
             | Response::Status(_) => Outcome::Failed(Failure::Unexpected),
         };

@@ -310,6 +310,7 @@ fn check(request: &Request<'_>) -> Result<(), DecodeError> {
         Request::Read(_)
         | Request::WhoIsLeader
         | Request::Quorum { .. }
+        | Request::Transfer { .. }
         | Request::Ping
         | Request::Status => Ok(()),
     }

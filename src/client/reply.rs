@@ -65,6 +65,7 @@ impl From<Response<'_>> for Reply {
                     .collect(),
             ),
             Response::Number(number) => Reply::Number(number),
+            Response::Copies(_) => unreachable!("no frame holds copies"),
             Response::Leader(leader) => Reply::Leader(leader.map(str::to_owned)),
             Response::Status(line) => Reply::Status(line.to_owned()),
             Response::NotLeader { leader } => Reply::NotLeader { leader: leader.to_owned() },

@@ -5,6 +5,7 @@
 
 mod error;
 mod low;
+mod relaxed;
 mod value;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use kvorum_protocol::{Limits, Member, MemberList, NodeId, Quorum, Role, limits};
 
 pub use error::{ConfigError, Origin};
 pub use low::{LowConfig, ServeFlags};
+pub use relaxed::Relaxed;
 
 use error::Conflict;
 

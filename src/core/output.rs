@@ -2,7 +2,9 @@
 
 use super::log::LogEnd;
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, ErrorCode, LogIndex, Lsn, NodeId, Response, Term, ValueList};
+use kvorum_protocol::{
+    Batch, Copies, ErrorCode, LogIndex, Lsn, MemberList, NodeId, Response, Term, ValueList,
+};
 
 /// Everything the shell has to do after a turn. **Whatever stands here may be done at once, in any
 /// order**, except that records are written in the order of their `Lsn`. What must wait for the
@@ -78,6 +80,22 @@ pub struct Reply {
     pub answer: Answer,
 }
 
+impl Reply {
+    /// The same when the bytes it refers to have moved `offset` further.
+    pub(super) fn shifted(self, offset: usize) -> Reply {
+        let answer = match self.answer {
+            Answer::Value { version, start, end } => {
+                Answer::Value { version, start: start + offset, end: end + offset }
+            }
+            Answer::Values { start, end } => {
+                Answer::Values { start: start + offset, end: end + offset }
+            }
+            other => other,
+        };
+        Reply { to: self.to, answer }
+    }
+}
+
 /// What an answer says; bytes are positions in [`Output::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -113,6 +131,8 @@ pub enum Answer {
     },
     /// A count or a length.
     Number(u64),
+    /// Who holds an entry durably.
+    Copies(Copies),
     /// The request failed.
     Refused(Refusal),
 }
@@ -195,9 +215,14 @@ impl Refusal {
         }
     }
 
-    /// The answer that says so.
+    /// The answer that says so; `members` knows where the leader is.
     #[must_use]
-    pub fn response(self) -> Response<'static> {
+    pub fn response(self, members: &MemberList) -> Response<'_> {
+        if let Refusal::NotLeader { leader } = self
+            && let Some(leader) = members.get(leader)
+        {
+            return Response::NotLeader { leader: &leader.client };
+        }
         Response::Error { code: self.code(), message: self.message() }
     }
 }
@@ -214,13 +239,13 @@ impl Output {
         self.values.shrink_to(VALUES_KEPT_BYTES);
     }
 
-    /// The answer as every protocol encodes it.
+    /// The answer as every protocol encodes it; `members` are the node's.
     ///
     /// # Panics
     /// When `answer` belongs to another output.
     #[inline]
     #[must_use]
-    pub fn response(&self, answer: &Answer) -> Response<'_> {
+    pub fn response<'a>(&'a self, answer: &Answer, members: &'a MemberList) -> Response<'a> {
         match *answer {
             Answer::Written { version } => Response::Written { version },
             Answer::Deleted { version, count } => Response::Deleted { version, count },
@@ -233,7 +258,27 @@ impl Output {
                 Response::Values(list.expect("written by ValueListBuilder"))
             }
             Answer::Number(number) => Response::Number(number),
-            Answer::Refused(refusal) => refusal.response(),
+            Answer::Copies(copies) => Response::Copies(copies),
+            Answer::Refused(refusal) => refusal.response(members),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_sent_to_the_leader_gets_its_client_address() {
+        let members = MemberList::lone(NodeId(2), "10.0.0.2:6379").unwrap();
+        let refusal = Refusal::NotLeader { leader: NodeId(2) };
+        let leader = "10.0.0.2:6379";
+        assert_eq!(refusal.response(&members), Response::NotLeader { leader });
+        let output = Output::default();
+        let answer = output.response(&Answer::Refused(refusal), &members);
+        assert_eq!(answer, Response::NotLeader { leader });
+        // A leader that is no member here can not be found, which is as good as none.
+        let stranger = Refusal::NotLeader { leader: NodeId(3) }.response(&members);
+        assert!(matches!(stranger, Response::Error { code: ErrorCode::NoLeader, .. }));
     }
 }

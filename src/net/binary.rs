@@ -7,9 +7,8 @@ use kvorum_protocol::binary::{
 };
 use kvorum_protocol::{Read, Request, Response};
 
-use super::session::{
-    Pause, ReadTerms, Served, Session, Turn, WAITING_MAX, leader_address, write_status,
-};
+use super::session::{Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
+use super::status;
 use crate::core::ReadOutcome;
 use crate::core::store::KeyHash;
 
@@ -103,14 +102,18 @@ impl BinarySession {
                     Ok(ReadOutcome::Ready(response)) => encode_response(out, head.id, &response),
                     Ok(ReadOutcome::Waiting { .. }) => self.waiting += 1,
                     Ok(ReadOutcome::Later) => return false,
-                    Err(refusal) => encode_response(out, head.id, &refusal.response()),
+                    Err(refusal) => {
+                        encode_response(out, head.id, &refusal.response(turn.node.members()))
+                    }
                 }
             }
             Ok(Request::Write(command)) => {
                 match session.write(turn, head.id, command, head.level, timeout_of(head)) {
                     Ok(true) => self.waiting += 1,
                     Ok(false) => return false,
-                    Err(refusal) => encode_response(out, head.id, &refusal.response()),
+                    Err(refusal) => {
+                        encode_response(out, head.id, &refusal.response(turn.node.members()))
+                    }
                 }
             }
             Ok(request) => answer_other(session, turn, head.id, request, out),
@@ -155,12 +158,10 @@ fn answer_other(
     out: &mut Vec<u8>,
 ) {
     let response = match request {
-        Request::WhoIsLeader => Response::Leader(leader_address(turn)),
+        Request::WhoIsLeader => status::leader(turn),
         Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
-        Request::Status => {
-            write_status(turn);
-            Response::Status(str::from_utf8(turn.scratch).expect("just written"))
-        }
+        Request::Transfer { to } => status::transfer(turn, *to),
+        Request::Status => status::status(turn),
         Request::Ping | Request::Read(_) | Request::Write(_) => Response::Ok,
     };
     encode_response(out, id, &response);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kvorum_protocol::binary::{self, PREFACE};
 use kvorum_protocol::text::{self, Acknowledgement};
-use kvorum_protocol::{ErrorCode, Response};
+use kvorum_protocol::{ErrorCode, LogIndex, Response};
 use mio::net::TcpStream;
 
 use super::binary::BinarySession;
@@ -428,6 +428,10 @@ impl Connection {
             Protocol::Binary(binary) => binary.complete(tag, response, out),
             Protocol::Text(text) => text.complete(tag, response, out),
             Protocol::Resp(resp) => resp.complete(tag, response, out),
+        }
+        if let Response::Error { code: ErrorCode::LeaderChanged, .. } = response {
+            // Its last write may be gone, and then its index is not to be waited for.
+            self.session.last_write = LogIndex(0);
         }
         if self.is_settled() {
             self.session.waiting_bytes = 0;

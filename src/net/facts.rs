@@ -1,13 +1,14 @@
 //! What INFO, HELLO, ROLE and CLIENT LIST tell, gathered when they ask.
 
+use kvorum_protocol::NodeId;
 use kvorum_protocol::resp::{
-    ClientFacts, ClusterFacts, Facts, Fsync, LeaderFacts, Role, ServerFacts, Session as RespState,
-    StatsFacts,
+    ClientFacts, ClusterFacts, Facts, Fsync, LeaderFacts, ReplicaFacts, ServerFacts,
+    Session as RespState, StatsFacts,
 };
 
 use super::session::{Session, Turn};
+use super::status;
 use crate::config;
-use crate::core::raft;
 
 /// What the kernel knows of this process.
 #[derive(Debug, Default)]
@@ -44,17 +45,21 @@ pub fn with_facts<R>(
     let process = if wants_process { ProcessUse::read() } else { ProcessUse::default() };
     let status = turn.node.status();
     let node = turn.node.config();
-    let address = turn.server.address.as_str();
     let data_dir = turn.server.config.data.to_string_lossy();
-    let leader =
-        status.leader.map(|node_id| LeaderFacts { node_id, address, connected: true, silent_s: 0 });
+    // A leader is known for as long as it is heard, which is far less than a second.
+    let leader = status.leader.and_then(|node_id| {
+        let address = status::client_address(turn, node_id)?;
+        Some(LeaderFacts { node_id, address, connected: true, silent_s: 0 })
+    });
+    let learners: Vec<NodeId> = turn.node.members().learners().map(|member| member.id).collect();
+    let relaxed: Vec<&str> = status::relaxed(turn).iter().map(|relaxed| relaxed.word()).collect();
     tell(&Facts {
         client: client_facts(session, addresses, turn),
         other_clients: &others,
         cluster: ClusterFacts {
             cluster_id: turn.server.cluster_id,
             node_id: node.id,
-            role: role_of(status.role),
+            role: status::role(turn),
             term: status.term,
             leader,
             commit: status.committed,
@@ -62,14 +67,29 @@ pub fn with_facts<R>(
             last: status.last,
             durable: status.durable,
             voters: turn.node.voters(),
-            learners: &[],
-            replicas: &[],
+            learners: &learners,
+            replicas: &replicas(turn),
             write_quorum: node.write_quorum,
             read_quorum: node.read_quorum,
+            relaxed: &relaxed,
         },
         server: server_facts(turn, &data_dir),
         stats: stats_facts(turn, &process),
     })
+}
+
+/// Who copies from this node; nobody unless it leads.
+fn replicas<'t>(turn: &'t Turn<'_>) -> Vec<ReplicaFacts<'t>> {
+    let replicas = turn.node.progress().filter_map(|member| {
+        let silent = member.heard_at.map(|heard_at| turn.now.monotonic.since(heard_at));
+        Some(ReplicaFacts {
+            address: status::client_address(turn, member.id)?,
+            durable: member.durable,
+            connected: silent.is_some_and(|silent| silent < turn.node.config().election_timeout),
+            silent_s: silent.unwrap_or_default().as_secs(),
+        })
+    });
+    replicas.collect()
 }
 
 fn client_facts<'a>(
@@ -145,12 +165,4 @@ fn cpu_micros() -> Option<(u64, u64)> {
         Some(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
     };
     Some((micros()?, micros()?))
-}
-
-fn role_of(role: raft::Role) -> Role {
-    match role {
-        raft::Role::Leader { .. } => Role::Leader,
-        raft::Role::Candidate { .. } => Role::Candidate,
-        raft::Role::Follower => Role::Follower,
-    }
 }

@@ -334,7 +334,8 @@ impl Reactor {
         for reply in &self.out.replies {
             let id = reply.to.connection;
             let Some(connection) = connection_mut(&mut self.connections, id) else { continue };
-            connection.complete(reply.to.tag, &self.out.response(&reply.answer), &mut self.pool);
+            let response = self.out.response(&reply.answer, self.node.members());
+            connection.complete(reply.to.tag, &response, &mut self.pool);
             if !connection.dirty {
                 connection.dirty = true;
                 self.dirty.push(id);

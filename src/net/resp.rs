@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use kvorum_protocol::resp::{
     Action, After, Args, Arguments, Decoded, Decoder, Facts, ProtocolError, Session as RespState,
-    Shape, Version, dispatch, encode, execute,
+    Shape, Version, Wait, dispatch, encode, execute,
 };
-use kvorum_protocol::{Request, Response};
+use kvorum_protocol::{ErrorCode, Quorum, Request, Response};
 
 use super::facts::with_facts;
 use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
 use super::slots::Slots;
+use crate::config::Fsync;
 use crate::core::ReadOutcome;
 
 /// How far a command that is no GET keeps this from looking again.
@@ -18,6 +19,9 @@ const NO_GETS_BYTES: usize = 4096;
 
 /// How many commands are looked at ahead.
 const LOOKAHEAD: usize = 16;
+
+/// Without a sync there is nothing true to say.
+const WAITAOF_NEEDS_FSYNC: &str = "WAITAOF cannot be used unless --fsync is always";
 
 /// The RESP side of a connection.
 #[derive(Debug)]
@@ -129,6 +133,7 @@ impl RespSession {
         let action = dispatch(&self.state, args, &limits, &mut lists, &mut reply);
         let done = match action {
             Action::Request { request, shape } => self.request(session, turn, &request, shape, out),
+            Action::Wait { wait, shape } => self.wait(session, turn, &wait, shape, out),
             Action::Reply => {
                 self.slots.reply(out, |out| out.extend_from_slice(&reply));
                 Ok(())
@@ -159,18 +164,51 @@ impl RespSession {
                     return Ok(());
                 }
                 Ok(false) => return Err(Pause::Backlog),
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
-            Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
+            Request::Read(read) => match session.read(turn, tag, read, &self.read_terms()) {
                 Ok(ReadOutcome::Waiting { .. }) => {
                     self.slots.push_waiting((version, shape));
                     return Ok(());
                 }
                 Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             _ => unreachable!("RESP has commands of its own for these"),
+        };
+        self.slots.reply(out, |out| encode(out, version, shape, &response));
+        Ok(())
+    }
+
+    #[inline]
+    fn read_terms(&self) -> ReadTerms {
+        let level = self.state.is_read_only().then_some(Quorum::Count(1));
+        ReadTerms { level, ..ReadTerms::default() }
+    }
+
+    /// `WAIT` and `WAITAOF`. What comes behind them does not wait, but its replies do.
+    fn wait(
+        &mut self,
+        session: &mut Session,
+        turn: &mut Turn<'_>,
+        wait: &Wait,
+        shape: Shape,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Pause> {
+        let version = self.state.version();
+        let tag = self.slots.next_tag();
+        let response = if shape == Shape::Waitaof && turn.server.config.fsync != Fsync::Always {
+            Response::Error { code: ErrorCode::BadRequest, message: WAITAOF_NEEDS_FSYNC }
+        } else {
+            match session.wait(turn, tag, wait) {
+                Ok(None) => {
+                    self.slots.push_waiting((version, shape));
+                    return Ok(());
+                }
+                Ok(Some(copies)) => Response::Copies(copies),
+                Err(refusal) => refusal.response(turn.node.members()),
+            }
         };
         self.slots.reply(out, |out| encode(out, version, shape, &response));
         Ok(())

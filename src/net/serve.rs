@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
-use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Quorum, Role};
+use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
-use crate::config::{Config, Fsync, LISTEN_DEFAULT};
+use crate::config::{Config, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
 use crate::disk::{DiskError, FileDisk};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
@@ -129,7 +129,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         log::warn!("--peer-listen is not used: a lone node has no peers");
     }
     let (id, fsync) = (config.id, config.fsync);
-    let relaxed = relaxed(&config, members.voters().count());
+    let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
         id,
         members,
@@ -147,8 +147,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
     reactor.run_until_ready()?;
-    if let Some(relaxed) = relaxed {
-        log::warn!("relaxed guarantees: {relaxed}");
+    for relaxed in relaxed {
+        log::warn!("relaxed: {}", relaxed.words());
     }
     announce(id, &local.to_string());
     Ok(reactor.run()?)
@@ -188,22 +188,6 @@ fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeErro
         return Err(ServeError::Cluster { directory: config.data.clone(), members: count });
     }
     Ok(members)
-}
-
-/// Which promises the configuration gives up, in words; `None` when it keeps all.
-fn relaxed(config: &Config, voters: usize) -> Option<String> {
-    let mut relaxed = Vec::new();
-    let majority = Quorum::Majority.size(voters);
-    if config.write_quorum.size(voters) < majority {
-        relaxed.push(format!("w={} is below a majority", config.write_quorum));
-    }
-    if config.read_quorum.size(voters) < majority {
-        relaxed.push(format!("r={} is below a majority", config.read_quorum));
-    }
-    if config.fsync != Fsync::Always {
-        relaxed.push(format!("fsync={}: a power cut loses acknowledged writes", config.fsync));
-    }
-    (!relaxed.is_empty()).then(|| relaxed.join(", "))
 }
 
 /// Allows as many descriptors as connections and log need; answers how many connections that is.

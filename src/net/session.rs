@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{Command, LogIndex, Op, Quorum, Read, Response};
+use kvorum_protocol::{Command, Copies, LogIndex, Op, Quorum, Read, Response, resp};
 
 use super::reactor::Connections;
 use super::server::Server;
 use crate::core::store::KeyHash;
 use crate::core::{
-    Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, WriteOutcome,
+    Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, Wait, WriteOutcome,
 };
 
 /// A connection whose unsent replies hold more than this is not served until it reads.
@@ -187,6 +187,27 @@ impl Session {
         Ok(outcome)
     }
 
+    /// Tells who holds the last write of this connection, or lets it wait under `tag` (`None`).
+    ///
+    /// # Errors
+    /// A refusal.
+    pub fn wait(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tag: u32,
+        wait: &resp::Wait,
+    ) -> Result<Option<Copies>, Refusal> {
+        let wait = Wait {
+            // Whoever has written nothing asks who is there at all: nobody lacks the first entry.
+            index: self.last_write.max(LogIndex(1)),
+            here: wait.here,
+            others: wait.others,
+            timeout: wait.timeout_ms.map(Duration::from_millis),
+        };
+        let to = ReplyTo { connection: self.id, tag };
+        turn.node.wait(turn.now, to, wait)
+    }
+
     /// Whether so much waits that nothing should be added to it.
     #[inline]
     pub fn waits_for_much(&self) -> bool {
@@ -194,14 +215,14 @@ impl Session {
     }
 
     /// Sets W and R of this connection.
-    pub fn set_quorum(
+    pub fn set_quorum<'t>(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &'t Turn<'_>,
         write: Option<Quorum>,
         read: Option<Quorum>,
-    ) -> Response<'static> {
+    ) -> Response<'t> {
         if let Err(refusal) = turn.node.check_quorum(write).and(turn.node.check_quorum(read)) {
-            return refusal.response();
+            return refusal.response(turn.node.members());
         }
         self.write_quorum = write.or(self.write_quorum);
         self.read_quorum = read.or(self.read_quorum);
@@ -220,41 +241,4 @@ pub struct ReadTerms {
     pub min_version: LogIndex,
     /// The hash of its key, if that is known already.
     pub hash: Option<KeyHash>,
-}
-
-/// The client address of the leader, as far as this node knows it.
-pub fn leader_address<'t>(turn: &'t Turn<'_>) -> Option<&'t str> {
-    turn.node.status().leader.map(|_| turn.server.address.as_str())
-}
-
-/// Fills `scratch` with the pairs of a STATUS line.
-pub fn write_status(turn: &mut Turn<'_>) {
-    use std::fmt::Write;
-
-    let status = turn.node.status();
-    let config = turn.node.config();
-    let leader = status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
-    let voters: Vec<String> = turn.node.voters().iter().map(ToString::to_string).collect();
-    let mut line = String::with_capacity(256);
-    write!(
-        line,
-        "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         voters={} learners= w={} r={} fsync={} memory_bytes={}",
-        config.id,
-        status.role.word(),
-        status.term,
-        status.committed,
-        status.applied,
-        status.last,
-        status.durable,
-        status.keys,
-        voters.join(","),
-        config.write_quorum,
-        config.read_quorum,
-        turn.server.config.fsync,
-        status.memory_bytes,
-    )
-    .expect("a String takes everything");
-    turn.scratch.clear();
-    turn.scratch.extend_from_slice(line.as_bytes());
 }

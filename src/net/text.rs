@@ -3,11 +3,9 @@
 use kvorum_protocol::text::{self, Acknowledgement, Line, StreamError};
 use kvorum_protocol::{Request, Response};
 
-use super::session::{
-    OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX, leader_address,
-    write_status,
-};
+use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
 use super::slots::Slots;
+use super::status;
 use crate::core::ReadOutcome;
 
 /// The text side of a connection.
@@ -99,8 +97,10 @@ impl TextSession {
             return Some(Pause::Answers);
         }
         match request {
-            // They show the node as the requests before them have left it.
-            Some(Request::Status | Request::WhoIsLeader) if !self.slots.is_empty() => {
+            // They show, or change, the node as the requests before them have left it.
+            Some(Request::Status | Request::WhoIsLeader | Request::Transfer { .. })
+                if !self.slots.is_empty() =>
+            {
                 Some(Pause::Answers)
             }
             _ => None,
@@ -123,7 +123,7 @@ impl TextSession {
                     return Ok(());
                 }
                 Ok(false) => return Err(Pause::Backlog),
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
             Request::Read(read) => match session.read(turn, tag, read, &ReadTerms::default()) {
                 Ok(ReadOutcome::Waiting { .. }) => {
@@ -132,14 +132,12 @@ impl TextSession {
                 }
                 Ok(ReadOutcome::Later) => return Err(Pause::Backlog),
                 Ok(ReadOutcome::Ready(response)) => response,
-                Err(refusal) => refusal.response(),
+                Err(refusal) => refusal.response(turn.node.members()),
             },
-            Request::WhoIsLeader => Response::Leader(leader_address(turn)),
+            Request::WhoIsLeader => status::leader(turn),
             Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
-            Request::Status => {
-                write_status(turn);
-                Response::Status(str::from_utf8(turn.scratch).expect("just written"))
-            }
+            Request::Transfer { to } => status::transfer(turn, *to),
+            Request::Status => status::status(turn),
             Request::Ping => Response::Ok,
         };
         self.slots.reply(out, |out| text::encode(out, word, &response));

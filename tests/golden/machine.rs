@@ -105,7 +105,9 @@ impl Machine {
                 format!("waits for index {index}")
             }
             WriteOutcome::Later => "later".to_owned(),
-            WriteOutcome::Refused(refusal) => words::response(&refusal.response()),
+            WriteOutcome::Refused(refusal) => {
+                words::response(&refusal.response(self.node.members()))
+            }
         };
         format!("c{client}#{} {request}: {said}\n", to.tag)
     }
@@ -128,7 +130,7 @@ impl Machine {
                 format!("waits for index {after}")
             }
             Ok(ReadOutcome::Later) => "later".to_owned(),
-            Err(refusal) => words::response(&refusal.response()),
+            Err(refusal) => words::response(&refusal.response(self.node.members())),
         };
         format!("c{client}#{} {request}: {said}\n", to.tag)
     }
@@ -178,7 +180,7 @@ impl Machine {
             let (client, tag) = (reply.to.connection, reply.to.tag);
             let request = self.waiting.remove(&(client, tag));
             let request = request.expect("an answer that was due, and only once");
-            let response = self.out.response(&reply.answer);
+            let response = self.out.response(&reply.answer, self.node.members());
             writeln!(said, "c{client}#{tag} {request}: {}", words::response(&response)).unwrap();
         }
         self.out.clear();

@@ -5,7 +5,7 @@ use crate::command::{Command, KeyList, check_key};
 use crate::error::DecodeError;
 use crate::limits::{Limits, VOTERS_MAX};
 use crate::request::{Read, Request};
-use crate::types::{LogIndex, Quorum};
+use crate::types::{LogIndex, NodeId, Quorum};
 
 /// What a request asks for. The writes are those of [`crate::command::opcode`].
 pub mod opcode {
@@ -27,6 +27,8 @@ pub mod opcode {
     pub const WHO_IS_LEADER: u8 = 0x12;
     /// Sets W and R of the connection.
     pub const QUORUM: u8 = 0x13;
+    /// Hands leadership over.
+    pub const TRANSFER: u8 = 0x14;
 }
 
 /// Set in the flags of a read when a `min_version` stands before the key.
@@ -183,8 +185,12 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
             check_read_level(read)?;
             Request::Quorum { write, read }
         }
-        (opcode::QUORUM, [] | [_]) => return Err(DecodeError::Truncated),
-        (opcode::QUORUM, _) => return Err(DecodeError::TrailingBytes),
+        (opcode::TRANSFER, &[low, high]) => {
+            let to = NodeId(u16::from_le_bytes([low, high]));
+            Request::Transfer { to: (to != NodeId(0)).then_some(to) }
+        }
+        (opcode::QUORUM | opcode::TRANSFER, [] | [_]) => return Err(DecodeError::Truncated),
+        (opcode::QUORUM | opcode::TRANSFER, _) => return Err(DecodeError::TrailingBytes),
         _ => return Err(DecodeError::UnknownOpcode(opcode)),
     };
     if flags != 0 {
@@ -255,6 +261,10 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, request: &Request<'
             let (write, read) = (encode_level(*write), encode_level(*read));
             out.extend_from_slice(&[opcode::QUORUM, 0, 0, 0, write, read]);
         }
+        Request::Transfer { to } => {
+            let [low, high] = to.unwrap_or(NodeId(0)).0.to_le_bytes();
+            out.extend_from_slice(&[opcode::TRANSFER, 0, 0, 0, low, high]);
+        }
     }
     put_crc(out, start);
     debug_assert_eq!(out.len() - start, LENGTH_BYTES + length);
@@ -271,7 +281,7 @@ fn operation_len(request: &Request<'_>, min_version: LogIndex) -> usize {
             let min_version = if min_version.0 == 0 { 0 } else { MIN_VERSION_BYTES };
             OPERATION_HEADER_BYTES + min_version + arguments
         }
-        Request::Quorum { .. } => OPERATION_HEADER_BYTES + 2,
+        Request::Quorum { .. } | Request::Transfer { .. } => OPERATION_HEADER_BYTES + 2,
         Request::WhoIsLeader | Request::Ping | Request::Status => OPERATION_HEADER_BYTES,
     }
 }

@@ -18,7 +18,7 @@ pub mod status {
 
 /// What the body of an OK response is.
 pub mod kind {
-    /// Empty (PING, QUORUM).
+    /// Empty (PING, QUORUM, TRANSFER).
     pub const NONE: u8 = 0;
     /// Empty; `version` is the index of the write.
     pub const WRITTEN: u8 = 1;
@@ -53,7 +53,8 @@ pub struct ResponseFrame<'a> {
 /// Appends one response frame.
 ///
 /// # Panics
-/// When the body is longer than a `u32` can say: replies are bounded by [`REPLY_BYTES_MAX`].
+/// When the body is longer than a `u32` can say: replies are bounded by [`REPLY_BYTES_MAX`]. For
+/// [`Response::Copies`]: no frame asks for them.
 #[inline]
 pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'_>) {
     let count;
@@ -73,6 +74,7 @@ pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'
             (status::OK, kind::NUMBER, none, &number)
         }
         Response::Ok => (status::OK, kind::NONE, none, &[]),
+        Response::Copies(_) => unreachable!("no request of the binary protocol asks for copies"),
         Response::Leader(leader) => {
             (status::OK, kind::LEADER, none, leader.unwrap_or_default().as_bytes())
         }

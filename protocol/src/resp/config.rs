@@ -1,4 +1,5 @@
-//! `CONFIG GET`: the settings that clients and tools ask for, under the names of Redis.
+//! `CONFIG GET`: the settings that clients and tools ask for, under the names of Redis,
+//! and W and R, which Redis does not have.
 
 use super::args::Arguments;
 use super::encode::Reply;
@@ -37,9 +38,11 @@ fn settings(facts: &Facts<'_>) -> Vec<(&'static str, String)> {
         ("maxmemory-policy", "noeviction".to_owned()),
         ("port", server.tcp_port.to_string()),
         ("proto-max-bulk-len", server.value_bytes_max.to_string()),
+        ("read-quorum", facts.cluster.read_quorum.to_string()),
         ("replica-read-only", "yes".to_owned()),
         ("save", String::new()),
         ("slave-read-only", "yes".to_owned()),
         ("timeout", "0".to_owned()),
+        ("write-quorum", facts.cluster.write_quorum.to_string()),
     ]
 }

@@ -23,11 +23,29 @@ pub enum Action<'a> {
         /// How its response is printed.
         shape: Shape,
     },
+    /// Print who holds the last write of this connection, once enough do.
+    Wait {
+        /// For how many to wait, and how long.
+        wait: Wait,
+        /// How the response is printed.
+        shape: Shape,
+    },
     /// The whole reply was appended to `out`; it needs nothing from the node.
     Reply,
     /// Read no further on this connection, and call [`execute`](super::execute()) with the same
     /// arguments once all commands before this one are answered.
     Barrier,
+}
+
+/// What WAIT and WAITAOF wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// This node has to hold the write durably.
+    pub here: bool,
+    /// So many others have to.
+    pub others: usize,
+    /// What is so after this many milliseconds is the answer, too; `None`: there is no hurry.
+    pub timeout_ms: Option<u64>,
 }
 
 /// Maps one decoded command, which has at least a name.
@@ -71,6 +89,8 @@ fn plan<'a>(
         }
         Verb::Del => write(Op::DeleteMany(keys(args, limits, scratch)?), Shape::Deleted),
         Verb::Mset => write(Op::SetMany(pairs(args, limits, scratch)?), Shape::Done),
+        Verb::Wait => wait(b"0", args.get(1), args.get(2), Shape::Wait),
+        Verb::Waitaof => wait(args.get(1), args.get(2), args.get(3), Shape::Waitaof),
         at_once => answer(at_once, args, reply),
     }
 }
@@ -93,6 +113,28 @@ fn set<'a>(args: Arguments<'a>, limits: &Limits) -> Result<Action<'a>, Refusal<'
     let set = Command::new(Op::Set { key: args.get(1), value: args.get(2) });
     set.check(limits).map_err(Refusal::OverLimit)?;
     Ok(Action::Request { request: Request::Write(set), shape: Shape::Done })
+}
+
+/// Redis takes a negative number for "do not wait". Whoever sends one means something else.
+fn wait<'a>(
+    here: &[u8],
+    others: &[u8],
+    timeout_ms: &[u8],
+    shape: Shape,
+) -> Result<Action<'a>, Refusal<'a>> {
+    let here = match number(here) {
+        Some(here @ 0..=1) => here == 1,
+        _ => return Err(Refusal::NotZeroOrOne),
+    };
+    let others = number(others).and_then(|others| usize::try_from(others).ok());
+    let others = others.ok_or(Refusal::NotAnInteger)?;
+    let timeout_ms = number(timeout_ms).ok_or(Refusal::Timeout)?;
+    let timeout_ms = (timeout_ms > 0).then_some(timeout_ms);
+    Ok(Action::Wait { wait: Wait { here, others, timeout_ms }, shape })
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// An option that is ignored would be a lie about what was stored.

@@ -35,7 +35,7 @@ pub fn encode(out: &mut Vec<u8>, version: Version, shape: Shape, response: &Resp
         Response::NotFound => match shape {
             Shape::Deleted | Shape::Number => reply.unsigned(0),
             Shape::Type => reply.simple("none"),
-            Shape::Done | Shape::Value | Shape::Values => reply.null(),
+            _ => reply.null(),
         },
         Response::Number(0) if shape == Shape::Type => reply.simple("none"),
         Response::Number(_) if shape == Shape::Type => reply.simple("string"),
@@ -50,9 +50,19 @@ pub fn encode(out: &mut Vec<u8>, version: Version, shape: Shape, response: &Resp
                 }
             }
         }
+        Response::Copies(copies) => {
+            if shape == Shape::Waitaof {
+                reply.array(2);
+                reply.unsigned(u64::from(copies.here));
+            }
+            reply.unsigned(copies.elsewhere as u64);
+        }
         Response::Leader(Some(address)) => reply.bulk(address.as_bytes()),
         Response::Leader(None) => reply.null(),
         Response::Status(line) => reply.bulk(line.as_bytes()),
+        Response::NotLeader { .. } if shape.is_wait() => {
+            reply.error(b"ERR WAIT cannot be used with replica instances.");
+        }
         Response::NotLeader { .. } => {
             reply.error(b"READONLY You can't write against a read only replica.");
         }
@@ -161,6 +171,12 @@ impl Reply<'_> {
         let word = match code {
             ErrorCode::UnknownCommand | ErrorCode::BadRequest | ErrorCode::TooLarge => "ERR",
             ErrorCode::NoLeader | ErrorCode::Busy => "TRYAGAIN",
+            ErrorCode::LeaderChanged if shape.is_wait() => {
+                return self.error(
+                    b"UNBLOCKED force unblock from blocking operation, instance state changed \
+                      (master -> replica?)",
+                );
+            }
             ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged if shape.is_write() => "INDOUBT",
             // Nothing of a read can be in doubt.
             ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged => "TRYAGAIN",

@@ -55,6 +55,10 @@ fn run<'a>(
             reply.version = session.version();
             reply.simple("RESET");
         }
+        verb @ (Verb::Readonly | Verb::Readwrite) => {
+            session.set_read_only(verb == Verb::Readonly);
+            reply.simple("OK");
+        }
         Verb::Quit => {
             reply.simple("OK");
             return Ok(After::Close);

@@ -97,6 +97,8 @@ pub struct ClusterFacts<'a> {
     pub write_quorum: Quorum,
     /// R of connections that did not choose one.
     pub read_quorum: Quorum,
+    /// The promises that the configuration gives up, a word each: `w`, `r`, `fsync`.
+    pub relaxed: &'a [&'a str],
 }
 
 /// The leader, as another node sees it.

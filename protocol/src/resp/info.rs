@@ -153,7 +153,8 @@ fn kvorum(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
         Fsync::Always => write!(text, "fsync:always\r\n"),
         Fsync::EveryMs(interval) => write!(text, "fsync:{interval}\r\n"),
         Fsync::Never => write!(text, "fsync:never\r\n"),
-    }
+    }?;
+    write!(text, "relaxed:{}\r\n", cluster.relaxed.join(","))
 }
 
 /// No line for a database without keys, as in Redis.

@@ -45,7 +45,7 @@ mod table;
 
 pub use args::{Args, Arguments};
 pub use decode::{Decoded, Decoder, ProtocolError};
-pub use dispatch::{Action, dispatch};
+pub use dispatch::{Action, Wait, dispatch};
 pub use encode::{Version, encode};
 pub use execute::{After, execute};
 pub use facts::{

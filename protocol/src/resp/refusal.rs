@@ -24,8 +24,12 @@ pub(super) enum Refusal<'a> {
     SetOption(&'a [u8]),
     /// A key, value or request is over its limit.
     OverLimit(DecodeError),
-    /// SELECT's argument is no number.
+    /// SELECT's or WAIT's argument is no number.
     NotAnInteger,
+    /// WAITAOF's numlocal is neither 0 nor 1.
+    NotZeroOrOne,
+    /// WAIT's timeout is no number of milliseconds.
+    Timeout,
     /// SELECT of anything but 0.
     DbIndex,
     /// HELLO's version is no number.
@@ -72,6 +76,8 @@ impl Refusal<'_> {
             }
             Refusal::OverLimit(error) => format!("ERR {error}").into(),
             Refusal::NotAnInteger => b"ERR value is not an integer or out of range".into(),
+            Refusal::NotZeroOrOne => b"ERR value is out of range, must be between 0 and 1".into(),
+            Refusal::Timeout => b"ERR timeout is not an integer or out of range".into(),
             Refusal::DbIndex => b"ERR DB index is out of range".into(),
             Refusal::ProtocolVersion => {
                 b"ERR Protocol version is not an integer or out of range".into()

@@ -7,6 +7,7 @@ use crate::limits::RESP_NAME_BYTES_MAX;
 #[derive(Debug, Default)]
 pub struct Session {
     version: Version,
+    read_only: bool,
     names: Option<Box<Names>>,
 }
 
@@ -47,6 +48,17 @@ impl Session {
         self.version = version;
     }
 
+    /// Whether `READONLY` is in force: this node's own state answers reads, whatever its age.
+    #[inline]
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(super) fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
+    }
+
     /// What `CLIENT SETNAME` has set; empty before that.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -72,9 +84,10 @@ impl Session {
         *place = name.into();
     }
 
-    /// `RESET`: back to RESP2 and no name. What the library said of itself stays, as in Redis.
+    /// `RESET`: back to RESP2, no name and `READWRITE`. What the library said of itself stays, as in Redis.
     pub(super) fn reset(&mut self) {
         self.version = Version::Resp2;
+        self.read_only = false;
         if self.names.is_some() {
             self.set_name(Name::Connection, "");
         }

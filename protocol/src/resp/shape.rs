@@ -15,6 +15,10 @@ pub enum Shape {
     Values,
     /// A number; an absent key counts 0 (EXISTS, STRLEN).
     Number,
+    /// How many other nodes hold the last write (WAIT).
+    Wait,
+    /// Whether this node does, as 0 or 1, and how many others do (WAITAOF).
+    Waitaof,
     /// The word `string` or `none`, from a number of existing keys (TYPE).
     Type,
 }
@@ -24,5 +28,11 @@ impl Shape {
     #[must_use]
     pub fn is_write(self) -> bool {
         matches!(self, Shape::Done | Shape::Deleted)
+    }
+
+    /// Whether the command waits for copies of an earlier write.
+    #[must_use]
+    pub fn is_wait(self) -> bool {
+        matches!(self, Shape::Wait | Shape::Waitaof)
     }
 }

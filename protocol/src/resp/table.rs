@@ -93,6 +93,13 @@ const CONNECTION: Spec = Spec {
     ..BASE
 };
 
+const CLUSTER: Spec = Spec {
+    flags: &["loading", "stale", "fast"],
+    categories: &["@fast", "@connection"],
+    group: "cluster",
+    ..BASE
+};
+
 const SERVER: Spec =
     Spec { flags: &["loading", "stale", "fast"], categories: &["@fast"], group: "server", ..BASE };
 
@@ -161,6 +168,48 @@ pub(super) static COMMANDS: &[Spec] = &[
         summary: "Returns 'string', or 'none' for an absent key.",
         group: "generic",
         ..READ
+    },
+    Spec {
+        verb: Verb::Wait,
+        name: "wait",
+        arity: 3,
+        categories: &["@slow", "@connection"],
+        summary: "Waits until so many other nodes hold the connection's last write durably.",
+        group: "generic",
+        since: "3.0.0",
+        arguments: &[argument("numreplicas", Kind::Integer), argument("timeout", Kind::Integer)],
+        ..BASE
+    },
+    Spec {
+        verb: Verb::Waitaof,
+        name: "waitaof",
+        arity: 4,
+        categories: &["@slow", "@connection"],
+        summary: "The same, and whether this node holds it durably.",
+        group: "generic",
+        since: "7.2.0",
+        arguments: &[
+            argument("numlocal", Kind::Integer),
+            argument("numreplicas", Kind::Integer),
+            argument("timeout", Kind::Integer),
+        ],
+        ..BASE
+    },
+    Spec {
+        verb: Verb::Readonly,
+        name: "readonly",
+        arity: 1,
+        summary: "This node's own state answers the connection's reads, whatever its age.",
+        since: "3.0.0",
+        ..CLUSTER
+    },
+    Spec {
+        verb: Verb::Readwrite,
+        name: "readwrite",
+        arity: 1,
+        summary: "Undoes READONLY: reads are as the server is configured.",
+        since: "3.0.0",
+        ..CLUSTER
     },
     Spec {
         verb: Verb::Ping,

@@ -45,6 +45,7 @@ pub fn facts() -> Facts<'static> {
             ],
             write_quorum: Quorum::Majority,
             read_quorum: Quorum::Count(1),
+            relaxed: &["r"],
         },
         server: ServerFacts {
             version: "0.1.0",

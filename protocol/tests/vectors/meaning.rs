@@ -2,8 +2,8 @@
 
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{
-    Command, ErrorCode, KeyList, Limits, LogIndex, Op, PairList, Quorum, Read, Request, Response,
-    SessionSequence, ValueList, ValueListBuilder,
+    Command, ErrorCode, KeyList, Limits, LogIndex, NodeId, Op, PairList, Quorum, Read, Request,
+    Response, SessionSequence, ValueList, ValueListBuilder,
 };
 
 /// One word of a meaning.
@@ -93,6 +93,7 @@ impl Meaning {
             sequence: self.number("sequence").expect("a session has a sequence"),
         });
         let (write, read) = (self.level("w"), self.level("r"));
+        let to = self.number("to").map(|id| NodeId(id.try_into().unwrap()));
         let Meaning { tokens, scratch } = self;
         let (verb, arguments) = verb_and_arguments(tokens);
         let keys: Vec<&[u8]> = arguments.iter().filter_map(bytes).collect();
@@ -101,6 +102,7 @@ impl Meaning {
             ("PING", []) => Request::Ping,
             ("STATUS", []) => Request::Status,
             ("WHO_IS_LEADER", []) => Request::WhoIsLeader,
+            ("TRANSFER", []) => Request::Transfer { to },
             ("QUORUM", []) => Request::Quorum { write, read },
             ("GET", [key]) => Request::Read(Read::Get(key)),
             ("LENGTH", [key]) => Request::Read(Read::Length(key)),

@@ -8,8 +8,8 @@ use kvorum_protocol::resp::{
     LeaderFacts, ProtocolError, Role, ServerFacts, Session, StatsFacts, dispatch, encode, execute,
 };
 use kvorum_protocol::{
-    ClusterId, ErrorCode, LogIndex, NodeId, Op, Quorum, Read, Request, Response, Term, ValueList,
-    ValueListBuilder,
+    ClusterId, Copies, ErrorCode, LogIndex, NodeId, Op, Quorum, Read, Request, Response, Term,
+    ValueList, ValueListBuilder,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -128,6 +128,11 @@ fn answer(session: &mut Session, args: Arguments<'_>) -> After {
             assert!(out.is_empty());
             after = with_facts(|facts| execute(session, args, facts, &mut out));
         }
+        Action::Wait { wait, shape } => {
+            assert!(out.is_empty());
+            let copies = Copies { here: wait.here, elsewhere: wait.others };
+            encode(&mut out, session.version(), shape, &Response::Copies(copies));
+        }
         Action::Request { request, shape } => {
             assert!(out.is_empty());
             let mut list = Vec::new();
@@ -201,6 +206,7 @@ fn with_facts<R>(tell: impl FnOnce(&Facts<'_>) -> R) -> R {
             replicas: &[],
             write_quorum: Quorum::Majority,
             read_quorum: Quorum::Majority,
+            relaxed: &[],
         },
         server: ServerFacts {
             version: "0",
