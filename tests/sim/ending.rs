@@ -49,7 +49,7 @@ impl World {
         for place in 0..self.machines.len() {
             self.free_space(place);
             self.machines[place].clock.wall_offset_ms = 0;
-            self.machines[place].paused_until = 0;
+            self.machines[place].paused_until = self.now;
             self.wake(place);
             // An operation that is going to fail may be far away: let it be now.
             if self.machines[place].is_doomed && self.machines[place].is_up() {

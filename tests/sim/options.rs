@@ -96,8 +96,8 @@ pub struct Crashes {
 
 impl Options {
     pub fn draw(chance: &mut Chance) -> Options {
-        let voters = chance.weighted(&[(1, 1)]);
-        let learners = chance.weighted(&[(1, 0)]);
+        let voters = chance.weighted(&[(2, 1), (1, 2), (8, 3), (1, 4), (5, 5)]);
+        let learners = chance.weighted(&[(4, 0), (2, 1), (1, 2)]);
         let (heartbeat, election) = chance.one_of(&[(20, 100), (50, 300), (50, 300), (100, 1000)]);
         Options {
             voters,
