@@ -24,9 +24,6 @@ pub const BATCH_BYTES_SOFT: usize = 1 << 20;
 /// The most bytes of one sealed batch: a soft-full one plus the largest command.
 pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_SOFT + COMMAND_BYTES_MAX + 4096;
 
-/// An Append between nodes carries batches up to so many bytes, or one that is larger.
-pub const APPEND_BYTES_SOFT: usize = 1 << 20;
-
 /// The most bytes that one reply may carry; a GET_MANY beyond it is refused.
 pub const REPLY_BYTES_MAX: usize = 128 << 20;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use kvorum_protocol::{ErrorCode, NodeId, Response, Role, resp};
+use kvorum_protocol::{ErrorCode, NodeId, Response, resp};
 
 use super::session::Turn;
 use crate::config::Relaxed;
