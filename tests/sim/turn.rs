@@ -4,7 +4,7 @@
 use kvorum::core::{
     Answer, Asker, Node, Now, Options, Output, ReadOutcome, Refusal, ReplyTo, WriteOutcome,
 };
-use kvorum_protocol::{Command, LogIndex, Op, Read};
+use kvorum_protocol::{Command, LogIndex, MemberList, Op, Read};
 
 use crate::clients::{OpNumber, Told};
 use crate::invariants::{Checked, ensure};
@@ -59,7 +59,7 @@ impl World {
             process.core.set_log_room(standing.staged, room, is_short);
         }
         for input in std::mem::take(&mut process.inbox) {
-            self.take_in(place, &mut process.core, &now, input);
+            self.take_in(place, &mut process.core, &now, input)?;
         }
         process.core.tick(&now);
         let mut out = std::mem::take(&mut process.out);
@@ -80,9 +80,14 @@ impl World {
         Ok(())
     }
 
-    fn take_in(&mut self, place: Place, core: &mut Node, now: &Now, input: Input) {
+    fn take_in(&mut self, place: Place, core: &mut Node, now: &Now, input: Input) -> Checked {
         match input {
-            Input::Message(from, message) => core.receive(now, from, message),
+            Input::Message(from, message) => {
+                let received = core.receive(now, from, message);
+                ensure(received.is_ok(), "nobody sends what nobody may send", || {
+                    format!("n{} refuses a message of n{from}: {received:?}", place + 1)
+                })?;
+            }
             Input::Joined(member) => core.member_joined(now, member),
             Input::Lost(member) => {
                 self.note_node(place, || format!("finds that n{member} is gone"));
@@ -94,6 +99,7 @@ impl World {
                 self.note_node(place, || format!("shall hand over to {to:?}: {begun:?}"));
             }
         }
+        Ok(())
     }
 
     // What the core says
@@ -119,7 +125,7 @@ impl World {
             self.queue.schedule(at, Event::Read { place, life, member, from, batches });
         }
         for reply in &out.replies {
-            let told = Told::from_answer(&reply.answer, out);
+            let told = Told::from_answer(&reply.answer, out, &self.members);
             let op = reply.to.tag;
             let is_due = process.waiting.remove(&op).is_some();
             ensure(is_due, "every request gets one answer", || {
@@ -291,10 +297,10 @@ fn words_of_record(record: &kvorum::core::Record) -> String {
 }
 
 impl Told {
-    fn from_answer(answer: &Answer, out: &Output) -> Told {
+    fn from_answer(answer: &Answer, out: &Output, members: &MemberList) -> Told {
         match answer {
             Answer::Refused(refusal) => Told::Refused(*refusal),
-            answer => Told::from(&out.response(answer)),
+            answer => Told::from(&out.response(answer, members)),
         }
     }
 }
