@@ -2,9 +2,11 @@
 //! say, timers, requests; then everything that the core has to say is done at once.
 
 use kvorum::core::{
-    Answer, Asker, Node, Now, Options, Output, ReadOutcome, Refusal, ReplyTo, WriteOutcome,
+    Answer, Asker, Fetch, Node, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
+    WriteOutcome,
 };
-use kvorum_protocol::{Command, LogIndex, MemberList, Op, Read};
+use kvorum_protocol::peer::Message;
+use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
 use crate::clients::{OpNumber, Told};
 use crate::invariants::{Checked, ensure};
@@ -62,18 +64,15 @@ impl World {
             self.take_in(place, &mut process.core, &now, input)?;
         }
         process.core.tick(&now);
-        let mut out = std::mem::take(&mut process.out);
-        loop {
-            let is_more = process.core.poll(&mut out);
-            self.deliver(place, process, &mut out)?;
-            if !is_more {
-                break;
-            }
+        let mut said = Said::default();
+        while process.core.poll(&mut process.out) {
+            said.take(&mut process.out, &self.members);
         }
-        self.serve_requests(place, process, &now)?;
-        process.core.seal(&now, &mut out);
-        self.deliver(place, process, &mut out)?;
-        process.out = out;
+        said.take(&mut process.out, &self.members);
+        self.serve_requests(place, process, &now, &mut said);
+        process.core.seal(&now, &mut process.out);
+        said.take(&mut process.out, &self.members);
+        self.deliver(place, process, said)?;
         if !process.backlog.is_empty() {
             self.turn_by(place, self.now + BACKLOG_RETRY);
         }
@@ -104,40 +103,38 @@ impl World {
 
     // What the core says
 
-    fn deliver(&mut self, place: Place, process: &mut Process, out: &mut Output) -> Checked {
-        for (lsn, record) in &out.records {
+    /// Does what the core has said. All of it may be done in any order; the observer wants to see
+    /// what is written before what is said of it.
+    fn deliver(&mut self, place: Place, process: &mut Process, mut said: Said) -> Checked {
+        for (lsn, record) in &said.records {
             self.note_node(place, || format!("seals {lsn}: {}", words_of_record(record)));
             self.checks.seals(place, *lsn, record)?;
         }
         let status = process.core.status();
         self.checks.shows(place, &status)?;
-        process.log.take(&mut out.records, status.committed);
-        for (to, message) in out.messages.drain(..) {
-            let to = place_of(to);
-            self.checks.sends(place, to, &message)?;
-            self.send(place, to, message)?;
+        process.log.take(&mut said.records, status.committed);
+        for (to, message) in said.messages {
+            self.send(place, place_of(to), message)?;
         }
-        for fetch in out.fetches.drain(..) {
+        for fetch in said.fetches {
             let batches = self.checks.log_of(place, &fetch);
             let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
             let (life, member, from) = (self.machines[place].life, fetch.member, fetch.from);
             self.note_node(place, || format!("reads {from}..{} for n{member}", fetch.end));
             self.queue.schedule(at, Event::Read { place, life, member, from, batches });
         }
-        for reply in &out.replies {
-            let told = Told::from_answer(&reply.answer, out, &self.members);
-            let op = reply.to.tag;
-            let is_due = process.waiting.remove(&op).is_some();
+        for (number, told) in said.late_answers {
+            let is_due = process.waiting.remove(&number).is_some();
             ensure(is_due, "every request gets one answer", || {
-                format!("n{} answers request {op} unasked: {told:?}", place + 1)
+                format!("n{} answers request {number} unasked: {told:?}", place + 1)
             })?;
-            self.answer(place, op, told)?;
+            self.answer(place, number, told)?;
         }
-        out.clear();
-        Ok(())
+        said.answers.into_iter().try_for_each(|(number, told)| self.answer(place, number, told))
     }
 
-    fn send(&mut self, from: Place, to: Place, message: kvorum_protocol::peer::Message) -> Checked {
+    fn send(&mut self, from: Place, to: Place, message: Message) -> Checked {
+        self.checks.sends(from, to, &message)?;
         let Some(connection) = self.network.connection(from, to) else {
             self.note_node(from, || format!("-> n{} {} (no connection)", to + 1, words(&message)));
             return Ok(());
@@ -165,18 +162,23 @@ impl World {
 
     // Requests
 
-    fn serve_requests(&mut self, place: Place, process: &mut Process, now: &Now) -> Checked {
+    fn serve_requests(
+        &mut self,
+        place: Place,
+        process: &mut Process,
+        now: &Now,
+        said: &mut Said,
+    ) {
         for (op, give_up_at) in std::mem::take(&mut process.backlog) {
             if give_up_at <= self.now {
-                self.answer(place, op, Told::Refused(Refusal::Busy))?;
+                said.answers.push((op, Told::Refused(Refusal::Busy)));
             } else {
-                self.serve(place, process, now, op, Some(give_up_at))?;
+                self.serve(place, process, now, op, Some(give_up_at), said);
             }
         }
         while let Some(op) = process.requests.pop_front() {
-            self.serve(place, process, now, op, None)?;
+            self.serve(place, process, now, op, None, said);
         }
-        Ok(())
     }
 
     fn serve(
@@ -186,7 +188,8 @@ impl World {
         now: &Now,
         number: OpNumber,
         give_up_at: Option<Time>,
-    ) -> Checked {
+        said: &mut Said,
+    ) {
         let op = self.clients.op(number).clone();
         let to = ReplyTo { connection: op.connection, tag: number };
         let options = Options { quorum: op.quorum, timeout: None };
@@ -223,13 +226,12 @@ impl World {
             }
         };
         match outcome {
-            Served::Now(told) => self.answer(place, number, told)?,
+            Served::Now(told) => said.answers.push((number, told)),
             Served::Waits => {
                 process.waiting.insert(number, deadline + ANSWER_SLACK);
             }
             Served::Later => process.backlog.push_back((number, give_up_at.unwrap_or(deadline))),
         }
-        Ok(())
     }
 
     /// An answer leaves a node: what it says is checked before anybody hears it.
@@ -284,8 +286,7 @@ pub fn is_not_applied(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::QuorumTimeout | Refusal::LeaderChanged)
 }
 
-fn words_of_record(record: &kvorum::core::Record) -> String {
-    use kvorum::core::Record;
+fn words_of_record(record: &Record) -> String {
     match record {
         Record::Batch(batch) => {
             let header = batch.header();
@@ -296,11 +297,32 @@ fn words_of_record(record: &kvorum::core::Record) -> String {
     }
 }
 
-impl Told {
-    fn from_answer(answer: &Answer, out: &Output, members: &MemberList) -> Told {
-        match answer {
-            Answer::Refused(refusal) => Told::Refused(*refusal),
-            answer => Told::from(&out.response(answer, members)),
-        }
+/// What a core says in a turn.
+#[derive(Default)]
+struct Said {
+    records: Vec<(Lsn, Record)>,
+    messages: Vec<(NodeId, Message)>,
+    fetches: Vec<Fetch>,
+    /// To requests that have waited.
+    late_answers: Vec<(OpNumber, Told)>,
+    /// To requests of this turn.
+    answers: Vec<(OpNumber, Told)>,
+}
+
+impl Said {
+    /// Takes over all of an output.
+    fn take(&mut self, out: &mut Output, members: &MemberList) {
+        self.records.append(&mut out.records);
+        self.messages.append(&mut out.messages);
+        self.fetches.append(&mut out.fetches);
+        let answers = out.replies.iter().map(|reply| {
+            let told = match &reply.answer {
+                Answer::Refused(refusal) => Told::Refused(*refusal),
+                answer => Told::from(&out.response(answer, members)),
+            };
+            (reply.to.tag, told)
+        });
+        self.late_answers.extend(answers);
+        out.clear();
     }
 }
