@@ -82,7 +82,6 @@ impl Log {
             return Ok(Submitted::Nothing);
         }
         self.group = std::mem::take(&mut self.waiting);
-        self.writer.set_commit(self.committed.min(self.staged_end));
         for (lsn, record) in &self.group {
             self.writer.stage(*lsn, record);
             match record {
@@ -91,6 +90,9 @@ impl Log {
                 Record::TermVote { .. } => {}
             }
         }
+        // Not before: what is decided by now may be the entries that this group puts in the place
+        // of others.
+        self.writer.set_commit(self.committed.min(self.staged_end));
         self.write()
     }
 

@@ -12,7 +12,8 @@
 //!
 //! # Running it
 //! `cargo test --test sim` runs the short form. With these in the environment:
-//! - `KVORUM_SIM_SEED=7` runs one seed and prints its options and its last events;
+//! - `KVORUM_SIM_SEED=7` runs one seed and prints its options and its last events, or as many as
+//!   `KVORUM_SIM_LINES` says;
 //! - `KVORUM_SIM_SEEDS=0..100` runs these;
 //! - `KVORUM_SIM_FOREVER=1` runs until it is stopped, from a seed that the clock gives.
 
@@ -53,6 +54,13 @@ use std::ops::Range;
 /// The short form.
 const SEEDS: Range<u64> = 0..1500;
 
+/// How many events a failure shows.
+const LINES: usize = 60;
+
+fn number<N: std::str::FromStr>(text: &str) -> N {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no number"))
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -68,7 +76,7 @@ fn run(seeds: Range<u64>, progress: impl FnMut(&runner::Total) + Send) {
     match runner::run(seeds, progress) {
         Ok(total) => println!("{total}"),
         Err(failed) => {
-            let story = runner::replay(failed.seed);
+            let story = runner::replay(failed.seed, LINES);
             let is_same = story.result.as_ref().err() == Some(&failed.violation);
             println!("{story}");
             assert!(is_same, "it did not fail again in the same way: {failed:?}");
@@ -100,9 +108,9 @@ fn whole_clusters_keep_every_promise() {
 #[test]
 fn the_same_seed_is_the_same_world() {
     for seed in 0..8 {
-        let (once, again) = (runner::replay(seed), runner::replay(seed));
+        let (once, again) = (runner::replay(seed, LINES), runner::replay(seed, LINES));
         assert_eq!(once.hash, again.hash, "seed {seed}");
-        assert_ne!(once.hash, runner::replay(seed + 1).hash);
+        assert_ne!(once.hash, runner::replay(seed + 1, LINES).hash);
     }
 }
 
@@ -110,7 +118,8 @@ fn the_same_seed_is_the_same_world() {
 #[test]
 fn replay() {
     let Some(seed) = variable("KVORUM_SIM_SEED") else { return };
-    let story = runner::replay(seed.parse().expect("KVORUM_SIM_SEED is a number"));
+    let lines = variable("KVORUM_SIM_LINES").map_or(LINES, |lines| number(&lines));
+    let story = runner::replay(number(&seed), lines);
     println!("{story}");
     assert!(story.result.is_ok(), "seed {seed} fails");
 }

@@ -64,10 +64,10 @@ fn among_worlds<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs one seed for people: what it is, how it ends, and the last events before.
-pub fn replay(seed: u64) -> Story {
+/// Runs one seed for people: what it is, how it ends, and so many of the last events before.
+pub fn replay(seed: u64, lines_max: usize) -> Story {
     among_worlds(|| {
-        let (result, world) = live(seed, Trace::on());
+        let (result, world) = live(seed, Trace::of_lines(lines_max));
         Story {
             seed,
             result,

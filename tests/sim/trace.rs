@@ -12,9 +12,6 @@ use kvorum_protocol::peer::{Append, Message};
 
 use crate::queue::{MICROSECOND, Time};
 
-/// How many lines are kept.
-const LINES_KEPT: usize = 60;
-
 /// The last lines, and a hash of all.
 #[derive(Default)]
 pub struct Trace {
@@ -22,15 +19,17 @@ pub struct Trace {
     written: Option<Written>,
 }
 
-#[derive(Default)]
 struct Written {
+    lines_max: usize,
     lines: VecDeque<String>,
     hasher: DefaultHasher,
 }
 
 impl Trace {
-    pub fn on() -> Trace {
-        Trace { written: Some(Written::default()) }
+    /// Keeps so many of the last lines.
+    pub fn of_lines(lines_max: usize) -> Trace {
+        let written = Written { lines_max, lines: VecDeque::new(), hasher: DefaultHasher::new() };
+        Trace { written: Some(written) }
     }
 
     /// Notes what happened to whom.
@@ -39,7 +38,7 @@ impl Trace {
         let (ms, us) = (at / 1_000_000, at / MICROSECOND % 1000);
         let line = format!("{ms:>7}.{us:03} {who:<5} {}", what());
         line.hash(&mut written.hasher);
-        if written.lines.len() == LINES_KEPT {
+        if written.lines.len() == written.lines_max {
             written.lines.pop_front();
         }
         written.lines.push_back(line);

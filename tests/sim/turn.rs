@@ -44,6 +44,11 @@ impl World {
         let machine = &mut self.machines[place];
         machine.process = Some(process);
         checked?;
+        let local = machine.clock.now(self.now).monotonic;
+        ensure(deadline > local, "timers that have run out are done with", || {
+            let status = machine.process.as_ref().map(|process| process.core.status());
+            format!("n{} wants to be called again at once: {deadline:?}, {status:?}", place + 1)
+        })?;
         if let Some(at) = machine.clock.time_of(deadline) {
             self.turn_by(place, at.max(self.now + MICROSECOND));
         }
