@@ -386,7 +386,7 @@ impl Node {
                 None => Refusal::NoLeader,
             });
         }
-        if self.waits.len() >= PENDING_WAITS_MAX {
+        if self.waits.count() >= PENDING_WAITS_MAX {
             return Err(Refusal::Busy);
         }
         let others = wait.others.min(self.config.members.members().len() - 1);
@@ -397,7 +397,7 @@ impl Node {
 
     /// Answers those that wait for copies: also those that have waited long enough at `now`.
     fn answer_waits(&mut self, now: Option<Instant>) {
-        if self.waits.len() == 0 {
+        if self.waits.count() == 0 {
             return;
         }
         if !matches!(self.raft.role(), Role::Leader { .. }) {
