@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kvorum::core::raft::Role;
 use kvorum::core::{
     Asker, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery, Refusal,
     ReplyTo, WriteOutcome,
@@ -355,6 +356,11 @@ impl World {
                 self.model.check_read(applied, &question, &response);
             }
             Ok(ReadOutcome::Waiting { .. }) => {
+                let Role::Leader { first_index } = self.node.status().role else {
+                    panic!("a lone node asks nobody");
+                };
+                // Nothing is answered before the no-op of the term is committed.
+                let after = if is_ready { after } else { after.max(first_index) };
                 assert!(applied < after);
                 let waiting = Waiting::Read(after, question);
                 assert!(self.waiting.insert(to.tag, waiting).is_none());

@@ -58,6 +58,41 @@ impl BatchHeader {
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.first_index.0 + u64::from(self.count) - 1)
     }
+
+    /// Reads the fixed fields alone, to see whether the batch is of interest. Nothing vouches for
+    /// them before [`check`] has seen the whole.
+    ///
+    /// # Errors
+    /// These are no fields of any batch.
+    pub fn peek(bytes: &[u8]) -> Result<BatchHeader, DecodeError> {
+        let head = bytes.first_chunk::<BATCH_HEADER_BYTES>().ok_or(DecodeError::Truncated)?;
+        if u32_at(head, 8) != MAGIC {
+            return Err(DecodeError::Invalid("batch magic"));
+        }
+        let header = BatchHeader {
+            crc: u32_at(head, 0),
+            count: u32_at(head, 12),
+            first_index: LogIndex(u64_at(head, 16)),
+            term: Term(u64_at(head, 24)),
+            log_time: LogTimeMs(u64_at(head, 32)),
+            prev_crc: u32_at(head, 40),
+        };
+        if header.count == 0 || header.first_index.0.checked_add(u64::from(header.count)).is_none()
+        {
+            return Err(DecodeError::Invalid("batch count"));
+        }
+        Ok(header)
+    }
+}
+
+#[inline]
+fn u32_at(head: &[u8; BATCH_HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+}
+
+#[inline]
+fn u64_at(head: &[u8; BATCH_HEADER_BYTES], at: usize) -> u64 {
+    u64::from(u32_at(head, at)) | u64::from(u32_at(head, at + 4)) << 32
 }
 
 impl Batch {
@@ -68,6 +103,15 @@ impl Batch {
     pub fn decode(bytes: Bytes) -> Result<Batch, DecodeError> {
         let header = check(&bytes)?;
         Ok(Batch { bytes, header })
+    }
+
+    /// Checks an encoded batch and copies it.
+    ///
+    /// # Errors
+    /// As [`decode`](Batch::decode).
+    pub fn copy_from(bytes: &[u8]) -> Result<Batch, DecodeError> {
+        let header = check(bytes)?;
+        Ok(Batch { bytes: Bytes::copy_from_slice(bytes), header })
     }
 
     /// The fixed fields.
@@ -95,29 +139,13 @@ impl Batch {
 pub fn check(bytes: &[u8]) -> Result<BatchHeader, DecodeError> {
     let (head, body) =
         bytes.split_first_chunk::<BATCH_HEADER_BYTES>().ok_or(DecodeError::Truncated)?;
-    let u32_at =
-        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-    if u32_at(4) as usize != bytes.len() {
+    if u32_at(head, 4) as usize != bytes.len() {
         return Err(DecodeError::Invalid("batch length"));
     }
-    if crc32fast::hash(&bytes[4..]) != u32_at(0) {
+    if crc32fast::hash(&bytes[4..]) != u32_at(head, 0) {
         return Err(DecodeError::Checksum);
     }
-    if u32_at(8) != MAGIC {
-        return Err(DecodeError::Invalid("batch magic"));
-    }
-    let header = BatchHeader {
-        crc: u32_at(0),
-        count: u32_at(12),
-        first_index: LogIndex(u64_at(16)),
-        term: Term(u64_at(24)),
-        log_time: LogTimeMs(u64_at(32)),
-        prev_crc: u32_at(40),
-    };
-    if header.count == 0 || header.first_index.0.checked_add(u64::from(header.count)).is_none() {
-        return Err(DecodeError::Invalid("batch count"));
-    }
+    let header = BatchHeader::peek(head)?;
     let mut rest = body;
     for _ in 0..header.count {
         let entry;
@@ -278,10 +306,27 @@ mod tests {
         let batch = sealed();
         let again = Batch::decode(batch.bytes().clone()).unwrap();
         assert_eq!(again, batch);
+        assert_eq!(Batch::copy_from(batch.bytes()), Ok(again.clone()));
+        assert_eq!(BatchHeader::peek(batch.bytes()), Ok(*batch.header()));
         assert_eq!(batch.header().last_index(), LogIndex(6));
         let entries: Vec<_> = again.entries().collect();
         assert_eq!(entries[0].1.op, Op::Set { key: b"k", value: b"v" });
         assert_eq!(entries[1], (LogIndex(6), Command::new(Op::Delete { key: b"k" })));
+    }
+
+    #[test]
+    fn a_peek_answers_for_indexes_that_can_be_computed_with() {
+        let bytes = sealed().bytes().to_vec();
+        let peek = |at: usize, field: &[u8]| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + field.len()].copy_from_slice(field);
+            BatchHeader::peek(&bytes)
+        };
+        assert!(peek(12, &1u32.to_le_bytes()).is_ok(), "nothing is summed");
+        assert_eq!(peek(12, &[0; 4]), Err(DecodeError::Invalid("batch count")));
+        assert_eq!(peek(16, &[0xff; 8]), Err(DecodeError::Invalid("batch count")));
+        assert_eq!(peek(8, &[0; 4]), Err(DecodeError::Invalid("batch magic")));
+        assert_eq!(BatchHeader::peek(&bytes[..47]), Err(DecodeError::Truncated));
     }
 
     #[test]

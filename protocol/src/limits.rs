@@ -53,6 +53,24 @@ pub const RESP_INLINE_BYTES_MAX: usize = 64 << 10;
 /// The longest name that a RESP client may give itself or its library; a node keeps them.
 pub const RESP_NAME_BYTES_MAX: usize = 256;
 
+/// How many bytes of batches a leader puts into one Append, unless a single batch is larger.
+pub const APPEND_BYTES_SOFT: usize = 1 << 20;
+
+/// The most bytes of one frame between peers: the largest batch behind a soft-full Append, and the
+/// frame's own fields.
+pub const PEER_FRAME_BYTES_MAX: usize = APPEND_BYTES_SOFT + BATCH_BYTES_MAX + 64;
+
+/// The most bytes of a frame before two peers know each other: its fixed fields and a sentence, and
+/// what is known of every member.
+pub const HANDSHAKE_FRAME_BYTES_MAX: usize = 4096 + MEMBERS_MAX * 10;
+
+/// The highest term that a peer may name. At a thousand elections a second it is reached after
+/// nine thousand years; what is beyond is an attempt to use the terms up.
+pub const TERM_MAX: u64 = 1 << 48;
+
+/// The highest log index that a peer may name.
+pub const LOG_INDEX_MAX: u64 = 1 << 60;
+
 /// The configured part of the bounds, which a decoder must be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -84,6 +102,10 @@ const _: () = assert!(BATCH_BYTES_MAX < u32::MAX as usize / 4);
 const _: () = assert!(ADDRESS_BYTES_MAX <= u8::MAX as usize);
 const _: () = assert!(MEMBERS_MAX >= VOTERS_MAX as usize && MEMBERS_MAX <= u16::MAX as usize);
 const _: () = assert!(MEMBERS_MAX * (2 * ADDRESS_BYTES_MAX + 8) < BATCH_BYTES_SOFT);
+const _: () =
+    assert!(APPEND_BYTES_SOFT >= BATCH_BYTES_SOFT && APPEND_BYTES_SOFT <= BATCH_BYTES_MAX);
+const _: () = assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize / 4);
+const _: () = assert!(HANDSHAKE_FRAME_BYTES_MAX < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REPLY_BYTES_MAX > VALUE_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < 1_000_000_000, "a RESP length has at most nine digits");
 const _: () =

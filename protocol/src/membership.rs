@@ -16,9 +16,11 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::DecodeError;
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX, VOTERS_MAX};
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 const FORMAT: u8 = 1;
 const LIST_HEADER_BYTES: usize = 3;
@@ -233,6 +235,28 @@ impl MemberList {
             out.extend_from_slice(member.client.as_bytes());
             out.extend_from_slice(member.peer.as_bytes());
         }
+    }
+
+    /// What the same list has everywhere, and another one has not: nodes compare it when they meet.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.digest(b"kvorum member list\n")
+    }
+
+    /// The identity of a cluster that begins with this list, so that nodes that are configured
+    /// alike agree on it without having met.
+    #[must_use]
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId(self.digest(b"kvorum cluster\n"))
+    }
+
+    /// The first 8 bytes of SHA-256, little-endian.
+    fn digest(&self, label: &[u8]) -> u64 {
+        let mut encoded = label.to_vec();
+        self.encode(&mut encoded);
+        let digest = Sha256::digest(&encoded);
+        let head = digest.first_chunk().expect("SHA-256 has 32 bytes");
+        u64::from_le_bytes(*head)
     }
 
     /// All members, in ascending order of their ids.

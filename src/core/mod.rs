@@ -19,19 +19,30 @@
 //! never says what must still wait.
 
 pub mod apply;
+mod asks;
+mod following;
+mod foretell;
 pub mod log;
+mod lookup;
 pub mod node;
 pub mod output;
-pub mod pending;
+mod pending;
+mod progress;
+pub mod quorum;
 pub mod raft;
 pub mod recovery;
+mod rounds;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 pub mod store;
+pub mod terms;
 pub mod time;
 pub mod waits;
+mod writes;
 
 pub use node::{
     Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
-    WriteOutcome,
+    Violation, WriteOutcome,
 };
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};

@@ -80,6 +80,22 @@ pub struct Reply {
     pub answer: Answer,
 }
 
+impl Reply {
+    /// The same when the bytes it refers to have moved `offset` further.
+    pub(super) fn shifted(self, offset: usize) -> Reply {
+        let answer = match self.answer {
+            Answer::Value { version, start, end } => {
+                Answer::Value { version, start: start + offset, end: end + offset }
+            }
+            Answer::Values { start, end } => {
+                Answer::Values { start: start + offset, end: end + offset }
+            }
+            other => other,
+        };
+        Reply { to: self.to, answer }
+    }
+}
+
 /// What an answer says; bytes are positions in [`Output::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {

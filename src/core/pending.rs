@@ -1,4 +1,4 @@
-//! Requests that wait: writes for their quorum, reads for an index.
+//! Reads that wait until the state has reached an index.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -6,16 +6,8 @@ use std::time::Duration;
 use kvorum_protocol::{KeyList, LogIndex, Read};
 
 use super::output::ReplyTo;
+use super::rounds::Condition;
 use super::time::Instant;
-
-/// A write in the log whose answer is due.
-#[derive(Debug)]
-struct PendingWrite {
-    index: LogIndex,
-    /// `None` once it was answered early (its quorum came too late).
-    to: Option<ReplyTo>,
-    deadline: Instant,
-}
 
 /// A read that may be answered once its index is applied, from exactly that state.
 #[derive(Debug)]
@@ -24,7 +16,10 @@ pub struct PendingRead {
     pub to: ReplyTo,
     /// What was asked.
     pub read: OwnedRead,
-    deadline: Instant,
+    /// What has to be confirmed besides, if anything.
+    pub condition: Option<Condition>,
+    /// When it is given up.
+    pub deadline: Instant,
 }
 
 /// A [`Read`] that outlives the buffer it was read from.
@@ -43,7 +38,8 @@ enum ReadKind {
 }
 
 impl OwnedRead {
-    fn new(read: &Read<'_>) -> OwnedRead {
+    /// Copies the keys.
+    pub fn new(read: &Read<'_>) -> OwnedRead {
         let (kind, keys) = match *read {
             Read::Get(key) => (ReadKind::Get, key),
             Read::GetMany(keys) => (ReadKind::GetMany, keys.as_bytes()),
@@ -51,6 +47,11 @@ impl OwnedRead {
             Read::Length(key) => (ReadKind::Length, key),
         };
         OwnedRead { kind, keys: keys.into() }
+    }
+
+    /// Bytes of the keys.
+    pub fn key_bytes(&self) -> usize {
+        self.keys.len()
     }
 
     /// What was asked.
@@ -68,59 +69,65 @@ impl OwnedRead {
 /// What has waited too long is given up this much late, at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Everything that waits.
+/// When to look for what has waited too long, though not at every deadline: they may be many and
+/// close together, and a look takes long.
+#[derive(Debug)]
+pub struct Look {
+    /// At most `LOOK_INTERVAL` after the earliest deadline of what waits.
+    at: Instant,
+}
+
+impl Default for Look {
+    fn default() -> Look {
+        Look { at: Instant::NEVER }
+    }
+}
+
+impl Look {
+    /// Something waits until `deadline`.
+    #[inline]
+    pub fn note(&mut self, deadline: Instant) {
+        self.at = self.at.min(deadline);
+    }
+
+    /// When there is something to look at.
+    pub fn deadline(&self) -> Instant {
+        self.at
+    }
+
+    /// After a look: the earliest deadline that was met.
+    pub fn again(&mut self, earliest: Instant, now: Instant) {
+        self.at = earliest.max(now.after(LOOK_INTERVAL));
+        if earliest == Instant::NEVER {
+            self.at = Instant::NEVER;
+        }
+    }
+}
+
+/// Reads that wait for an index.
 #[derive(Debug, Default)]
-pub struct Pending {
-    /// In the order of their indexes.
-    writes: VecDeque<PendingWrite>,
+pub struct PendingReads {
     /// By the index each waits for. Invariant: no queue is empty.
     reads: BTreeMap<LogIndex, VecDeque<PendingRead>>,
     /// How many reads all queues hold.
-    reads_len: usize,
+    len: usize,
     /// Bytes of the keys that they ask for.
-    reads_bytes: usize,
-    /// When to look for what has waited too long: at most `LOOK_INTERVAL` after the earliest
-    /// deadline of what waits; `None` when nothing has waited since the last look.
-    earliest: Option<Instant>,
+    key_bytes: usize,
+    look: Look,
 }
 
-impl Pending {
-    /// A write waits for `index`.
-    #[inline]
-    pub fn push_write(&mut self, index: LogIndex, to: ReplyTo, deadline: Instant) {
-        assert!(self.writes.back().is_none_or(|last| last.index < index));
-        self.note_deadline(deadline);
-        self.writes.push_back(PendingWrite { index, to: Some(to), deadline });
-    }
-
+impl PendingReads {
     /// A read waits for `index`.
-    pub fn push_read(&mut self, index: LogIndex, to: ReplyTo, read: &Read<'_>, deadline: Instant) {
-        self.note_deadline(deadline);
-        let read = PendingRead { to, read: OwnedRead::new(read), deadline };
-        self.reads_bytes += read.read.keys.len();
+    pub fn push(&mut self, index: LogIndex, read: PendingRead) {
+        self.look.note(read.deadline);
+        self.key_bytes += read.read.key_bytes();
         self.reads.entry(index).or_default().push_back(read);
-        self.reads_len += 1;
-    }
-
-    #[inline]
-    fn note_deadline(&mut self, deadline: Instant) {
-        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-    }
-
-    /// Takes the write at `index`, if it waits.
-    #[inline]
-    pub fn take_write(&mut self, index: LogIndex) -> Option<ReplyTo> {
-        let first = self.writes.front()?;
-        assert!(first.index >= index, "a write was passed over");
-        if first.index > index {
-            return None;
-        }
-        self.writes.pop_front()?.to
+        self.len += 1;
     }
 
     /// The lowest index that a read waits for.
     #[inline]
-    pub fn first_read_index(&self) -> Option<LogIndex> {
+    pub fn first_index(&self) -> Option<LogIndex> {
         if self.reads.is_empty() {
             return None;
         }
@@ -128,68 +135,74 @@ impl Pending {
     }
 
     /// Takes the next read that waits for an index up to `applied`.
-    pub fn take_read(&mut self, applied: LogIndex) -> Option<PendingRead> {
+    pub fn take(&mut self, applied: LogIndex) -> Option<PendingRead> {
         let mut first = self.reads.first_entry().filter(|first| *first.key() <= applied)?;
         let read = first.get_mut().pop_front().expect("no queue is empty");
         if first.get().is_empty() {
             first.remove();
         }
-        self.reads_len -= 1;
-        self.reads_bytes -= read.read.keys.len();
+        self.len -= 1;
+        self.key_bytes -= read.read.key_bytes();
         Some(read)
     }
 
     /// How many reads wait.
     #[inline]
-    pub fn reads_len(&self) -> usize {
-        self.reads_len
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Bytes of the keys that all waiting reads ask for.
     #[inline]
-    pub fn reads_bytes(&self) -> usize {
-        self.reads_bytes
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes
     }
 
-    /// When [`expire`](Pending::expire) has something to look at.
+    /// When [`expire`](PendingReads::expire) has something to look at.
     pub fn deadline(&self) -> Instant {
-        self.earliest.unwrap_or(Instant::NEVER)
+        self.look.deadline()
     }
 
-    /// Gives up what has waited too long: writes stay in the log, without anybody to answer.
-    pub fn expire(
-        &mut self,
-        now: Instant,
-        mut write_expired: impl FnMut(ReplyTo),
-        mut read_expired: impl FnMut(ReplyTo),
-    ) {
+    /// Gives up what has waited too long.
+    pub fn expire(&mut self, now: Instant, mut refuse: impl FnMut(ReplyTo)) {
         if self.deadline() > now {
             return;
         }
-        let mut earliest: Option<Instant> = None;
-        for write in &mut self.writes {
-            if write.deadline <= now {
-                if let Some(to) = write.to.take() {
-                    write_expired(to);
-                }
-            } else if write.to.is_some() {
-                earliest = Some(earliest.map_or(write.deadline, |e| e.min(write.deadline)));
+        let mut earliest = Instant::NEVER;
+        self.retain(|read| {
+            let is_late = read.deadline <= now;
+            match is_late {
+                true => refuse(read.to),
+                false => earliest = earliest.min(read.deadline),
             }
-        }
+            !is_late
+        });
+        self.look.again(earliest, now);
+    }
+
+    /// Gives up what waits for a confirmation, because the node does not lead any more.
+    pub fn void_conditional(&mut self, mut refuse: impl FnMut(ReplyTo)) {
+        self.retain(|read| {
+            if read.condition.is_some() {
+                refuse(read.to);
+            }
+            read.condition.is_none()
+        });
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&PendingRead) -> bool) {
+        let (mut len, mut key_bytes) = (0, 0);
         self.reads.retain(|_, queue| {
             queue.retain(|read| {
-                if read.deadline <= now {
-                    read_expired(read.to);
-                    self.reads_len -= 1;
-                    self.reads_bytes -= read.read.keys.len();
-                    return false;
+                let is_kept = keep(read);
+                if is_kept {
+                    len += 1;
+                    key_bytes += read.read.key_bytes();
                 }
-                earliest = Some(earliest.map_or(read.deadline, |e| e.min(read.deadline)));
-                true
+                is_kept
             });
             !queue.is_empty()
         });
-        // Deadlines may be many and close together; looking at all of them has to stay rare.
-        self.earliest = earliest.map(|earliest| earliest.max(now.after(LOOK_INTERVAL)));
+        (self.len, self.key_bytes) = (len, key_bytes);
     }
 }

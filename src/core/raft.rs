@@ -1,25 +1,21 @@
-//! Who leads: terms, votes and roles (Raft paper, section 5.2).
+//! Who leads: terms, votes and roles (Raft paper, section 5.2), with pre-vote (thesis, 9.6).
 //!
-//! The rules are Raft's with any number of voters; what is not here yet is the exchange of
-//! messages, so a node with other voters would stay a candidate. A lone voter elects itself: it
-//! stands for election at once, votes for itself, and leads as soon as that vote is durable.
-//!
-//! # Caveats
-//! No messages between nodes, no pre-vote, no leadership transfer yet.
+//! This is the part of a node's state that elections change. When to stand, whom to tell and what
+//! must be durable first is decided in [`node`](super::node).
 
 use kvorum_protocol::{LogIndex, Lsn, NodeId, Term};
 
 /// What a node is in its current term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Takes entries from a leader and never votes.
+    Learner,
     /// Takes entries from a leader.
     Follower,
-    /// Stands for election. Its own vote counts once the record at `vote_lsn` is durable: a vote
-    /// that a crash can forget is a vote that can be given twice.
-    Candidate {
-        /// The position of the record of its vote for itself.
-        vote_lsn: Lsn,
-    },
+    /// Asks whether it would be elected, still in the old term.
+    PreCandidate,
+    /// Stands for election.
+    Candidate,
     /// Makes the entries of its term.
     Leader {
         /// The first entry of its term, a no-op. Nothing is answered from the state before it is
@@ -33,8 +29,9 @@ impl Role {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            Role::Learner => "learner",
             Role::Follower => "follower",
-            Role::Candidate { .. } => "candidate",
+            Role::PreCandidate | Role::Candidate => "candidate",
             Role::Leader { .. } => "leader",
         }
     }
@@ -44,42 +41,106 @@ impl Role {
 #[derive(Debug)]
 pub struct Raft {
     id: NodeId,
-    /// Sorted; contains `id`.
+    /// Sorted.
     voters: Vec<NodeId>,
     /// Never goes back.
     term: Term,
     /// At most one vote a term.
     voted_for: Option<NodeId>,
+    /// The position of the record of `term` and `voted_for`. Nothing that this node says of the
+    /// term leaves before it is durable: a vote that a crash can forget is a vote that can be
+    /// given twice.
+    vote_lsn: Lsn,
     role: Role,
+    /// Who leads the current term, once that is known.
+    leader: Option<NodeId>,
+    /// Who has said yes to this (pre-)candidate, itself included; each once.
+    granted: Vec<NodeId>,
 }
 
 impl Raft {
-    /// A follower with the term and vote that its log remembers.
+    /// A follower or learner with the term and vote that its log remembers, all of it durable.
     pub fn new(id: NodeId, voters: Vec<NodeId>, term: Term, voted_for: Option<NodeId>) -> Raft {
-        assert!(voters.contains(&id), "node {id} is not a voter");
-        Raft { id, voters, term, voted_for, role: Role::Follower }
+        let mut raft = Raft {
+            id,
+            voters,
+            term,
+            voted_for,
+            vote_lsn: Lsn(0),
+            role: Role::Learner,
+            leader: None,
+            granted: Vec::new(),
+        };
+        raft.role = raft.idle_role();
+        raft
+    }
+
+    fn idle_role(&self) -> Role {
+        if self.is_voter() { Role::Follower } else { Role::Learner }
+    }
+
+    /// Asks first whether an election would succeed.
+    pub fn become_pre_candidate(&mut self) {
+        assert!(self.is_voter() && !self.is_leader());
+        self.role = Role::PreCandidate;
+        self.leader = None;
+        self.granted.clear();
+        self.granted.push(self.id);
     }
 
     /// Starts an election: the next term, with its vote for itself. The caller writes both as the
     /// record at `vote_lsn`.
-    pub fn stand_for_election(&mut self, vote_lsn: Lsn) {
-        assert!(!matches!(self.role, Role::Leader { .. }));
+    pub fn become_candidate(&mut self, vote_lsn: Lsn) {
+        assert!(self.is_voter() && !self.is_leader());
         self.term = Term(self.term.0 + 1);
         self.voted_for = Some(self.id);
-        self.role = Role::Candidate { vote_lsn };
+        self.vote_lsn = vote_lsn;
+        self.role = Role::Candidate;
+        self.leader = None;
+        self.granted.clear();
+        self.granted.push(self.id);
     }
 
-    /// Whether the durable votes elect this candidate: so far only its own can be among them.
-    pub fn is_elected(&self, durable_lsn: Lsn) -> bool {
-        let Role::Candidate { vote_lsn } = self.role else { return false };
-        let votes = usize::from(vote_lsn <= durable_lsn);
-        votes > self.voters.len() / 2
+    /// A voter says yes; a repetition changes nothing.
+    pub fn grant(&mut self, voter: NodeId) {
+        if self.voters.contains(&voter) && !self.granted.contains(&voter) {
+            self.granted.push(voter);
+        }
+    }
+
+    /// Whether a majority has said yes.
+    pub fn is_granted(&self) -> bool {
+        self.granted.len() >= super::quorum::majority(self.voters.len())
     }
 
     /// Takes office; `first_index` is the no-op that the caller appends.
     pub fn become_leader(&mut self, first_index: LogIndex) {
-        assert!(matches!(self.role, Role::Candidate { .. }));
+        assert!(self.role == Role::Candidate && self.is_granted());
         self.role = Role::Leader { first_index };
+        self.leader = Some(self.id);
+    }
+
+    /// Gives up whatever it strove for, in the same term.
+    pub fn become_follower(&mut self, leader: Option<NodeId>) {
+        assert!(leader != Some(self.id));
+        self.role = self.idle_role();
+        self.leader = leader;
+    }
+
+    /// Enters a higher term, in which it has not voted. The caller writes that as the record at
+    /// `vote_lsn`.
+    pub fn enter_term(&mut self, term: Term, vote_lsn: Lsn) {
+        assert!(term > self.term, "terms never go back");
+        self.term = term;
+        self.voted_for = None;
+        self.vote_lsn = vote_lsn;
+        self.become_follower(None);
+    }
+
+    /// Gives its vote of this term. The caller writes that as the record at `vote_lsn`.
+    pub fn vote_for(&mut self, candidate: NodeId, vote_lsn: Lsn) {
+        self.voted_for = Some(candidate);
+        self.vote_lsn = vote_lsn;
     }
 
     /// The current term.
@@ -94,21 +155,76 @@ impl Raft {
         self.voted_for
     }
 
+    /// The position of the record that holds both.
+    #[must_use]
+    pub fn vote_lsn(&self) -> Lsn {
+        self.vote_lsn
+    }
+
     /// The current role.
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
     }
 
+    /// Whether it leads.
+    #[inline]
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader { .. })
+    }
+
     /// The leader of the current term, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        matches!(self.role, Role::Leader { .. }).then_some(self.id)
+        self.leader
     }
 
     /// The voters, sorted.
     #[must_use]
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
+    }
+
+    /// Whether this node votes.
+    #[must_use]
+    pub fn is_voter(&self) -> bool {
+        self.voters.contains(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn voters(count: u16) -> Vec<NodeId> {
+        (1..=count).map(NodeId).collect()
+    }
+
+    #[test]
+    fn a_majority_elects() {
+        for (count, needed) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
+            let mut raft = Raft::new(NodeId(1), voters(count), Term(4), None);
+            raft.become_candidate(Lsn(1));
+            assert_eq!((raft.term(), raft.voted_for()), (Term(5), Some(NodeId(1))));
+            let mut votes = 1;
+            for voter in 2..=count {
+                assert_eq!(raft.is_granted(), votes >= needed, "{votes} of {count}");
+                raft.grant(NodeId(voter));
+                raft.grant(NodeId(voter));
+                votes += 1;
+            }
+            assert!(raft.is_granted());
+        }
+    }
+
+    #[test]
+    fn strangers_and_learners_do_not_elect() {
+        let mut raft = Raft::new(NodeId(1), voters(3), Term(0), None);
+        raft.become_candidate(Lsn(1));
+        raft.grant(NodeId(9));
+        assert!(!raft.is_granted());
+        let learner = Raft::new(NodeId(9), voters(3), Term(0), None);
+        assert_eq!(learner.role(), Role::Learner);
     }
 }

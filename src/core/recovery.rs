@@ -3,26 +3,33 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use kvorum_protocol::{
-    BatchHeader, DecodeError, LogIndex, Lsn, MemberList, NodeId, Op, Term, batch,
+    Batch, BatchHeader, DecodeError, LogIndex, Lsn, MemberList, NodeId, Op, Term, batch,
 };
 
 use super::apply::{apply, for_each_entry};
-use super::log::LogEnd;
+use super::log::{LogEnd, LogStart};
 use super::store::Store;
 
 /// What the log has told so far. Records come in the order of their positions, and follow from
 /// each other: the log has checked that.
 ///
-/// A lone voter is a majority: whatever stands in its log is decided, so entries are applied as
-/// they are read.
+/// In a cluster only what is known to be committed is applied: another leader may still replace
+/// the rest, which stays in memory until Raft decides. A node that is alone is the majority:
+/// whatever stands in its log is decided, and applied as it is read.
 pub struct Recovery {
     pub(super) store: Store,
-    pub(super) end: LogEnd,
+    pub(super) log: LogStart,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    pub(super) last_lsn: Lsn,
-    members: Option<MemberList>,
+    /// The last list in the log.
+    pub(super) members: Option<MemberList>,
+    /// The highest index that a record has called committed.
+    commit_hint: LogIndex,
+    /// For tests of the simulator: apply whatever stands there.
+    #[cfg(feature = "seeded-bugs")]
+    pub applies_all: bool,
 }
 
 /// A sound record that this version can not use.
@@ -30,7 +37,7 @@ pub struct Recovery {
 pub enum ReplayError {
     /// A member list that is none.
     Members(DecodeError),
-    /// Entries were taken back, which never happens to a lone voter.
+    /// Entries are taken back that are decided, or in the middle of a batch.
     Truncation,
 }
 
@@ -38,7 +45,7 @@ impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReplayError::Members(error) => write!(f, "the member list: {error}"),
-            ReplayError::Truncation => f.write_str("it takes entries back, as only a cluster does"),
+            ReplayError::Truncation => f.write_str("it takes back entries that were decided"),
         }
     }
 }
@@ -51,11 +58,13 @@ impl Recovery {
     pub fn new(hash_seed: u64) -> Recovery {
         Recovery {
             store: Store::new(hash_seed),
-            end: LogEnd::default(),
+            log: LogStart::default(),
             term: Term(0),
             voted_for: None,
-            last_lsn: Lsn(0),
             members: None,
+            commit_hint: LogIndex(0),
+            #[cfg(feature = "seeded-bugs")]
+            applies_all: false,
         }
     }
 
@@ -72,57 +81,109 @@ impl Recovery {
         header: &BatchHeader,
         bytes: &[u8],
     ) -> Result<(), ReplayError> {
-        assert_eq!(header.first_index, self.end.index.next(), "the log was checked");
-        let first = header.first_index;
-        let offset = batch::BATCH_HEADER_BYTES;
-        let mut result = Ok(());
+        assert_eq!(header.first_index, self.log.end.index.next(), "the log was checked");
+        self.learn_members(header, bytes)?;
+        self.log.end = LogEnd::of(header);
+        self.log.last_lsn = lsn;
+        self.log.terms.push(header.last_index(), header.term);
+        if self.log.undecided.is_empty() && (self.is_alone() || self.is_decided(header)) {
+            self.apply(header, bytes);
+        } else {
+            let copy = Batch::decode(Bytes::copy_from_slice(bytes));
+            self.log.undecided.push_back(copy.expect("the bytes were checked"));
+        }
+        Ok(())
+    }
+
+    /// A member list counts from the moment it stands in the log (Raft paper, section 6). It is
+    /// always alone in its batch.
+    fn learn_members(&mut self, header: &BatchHeader, bytes: &[u8]) -> Result<(), ReplayError> {
+        if header.count > 1 {
+            return Ok(());
+        }
+        for (_, command) in batch::entries(header.first_index, bytes) {
+            if let Op::Membership(members) = command.op {
+                let members = MemberList::decode(members).map_err(ReplayError::Members)?;
+                self.members = Some(members);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_alone(&self) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        if self.applies_all {
+            return true;
+        }
+        self.members.as_ref().is_some_and(|members| members.members().len() == 1)
+    }
+
+    fn is_decided(&self, header: &BatchHeader) -> bool {
+        header.last_index() <= self.commit_hint
+    }
+
+    fn apply(&mut self, header: &BatchHeader, bytes: &[u8]) {
+        let (offset, first) = (batch::BATCH_HEADER_BYTES, header.first_index);
         let _ = for_each_entry(
             bytes,
             offset,
             first,
-            self,
-            |this| &this.store,
-            |this, entry| {
-                if let Op::Membership(members) = entry.command.op {
-                    match MemberList::decode(members) {
-                        Ok(members) => this.members = Some(members),
-                        Err(error) => {
-                            result = Err(ReplayError::Members(error));
-                            return ControlFlow::Break(());
-                        }
-                    }
-                }
-                apply(&mut this.store, entry);
+            &mut self.store,
+            |store| store,
+            |store, entry| {
+                apply(store, entry);
                 ControlFlow::Continue(())
             },
         );
-        self.end = LogEnd::of(header);
-        self.last_lsn = lsn;
-        result
+        self.log.committed = LogEnd::of(header);
     }
 
     /// The record at `lsn` is a term and a vote.
     pub fn term_vote(&mut self, lsn: Lsn, term: Term, voted_for: Option<NodeId>) {
         self.term = term;
         self.voted_for = voted_for;
-        self.last_lsn = lsn;
+        self.log.last_lsn = lsn;
     }
 
     /// The record at `lsn` took back what came behind `end`.
     ///
     /// # Errors
-    /// When that can not be.
-    pub fn truncate(&mut self, _lsn: Lsn, _end: LogEnd) -> Result<(), ReplayError> {
-        Err(ReplayError::Truncation)
+    /// When that was decided.
+    pub fn truncate(&mut self, lsn: Lsn, end: LogEnd) -> Result<(), ReplayError> {
+        let undecided = &mut self.log.undecided;
+        while undecided.pop_back_if(|last| last.header().last_index() > end.index).is_some() {}
+        let last = undecided.back().map_or(self.log.committed, |last| LogEnd::of(last.header()));
+        if last != end {
+            return Err(ReplayError::Truncation);
+        }
+        self.log.end = end;
+        self.log.terms.truncate(end.index);
+        self.log.last_lsn = lsn;
+        Ok(())
     }
 
     /// Entries up to `commit` are known to be decided.
-    pub fn committed(&mut self, _commit: LogIndex) {}
+    pub fn committed(&mut self, commit: LogIndex) {
+        self.commit_hint = self.commit_hint.max(commit);
+        while let Some(first) = self.log.undecided.front() {
+            if !self.is_decided(first.header()) {
+                break;
+            }
+            let batch = self.log.undecided.pop_front().expect("there is a first");
+            self.apply(batch.header(), batch.bytes());
+        }
+    }
 
     /// Index of the last entry read.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
-        self.end.index
+        self.log.end.index
+    }
+
+    /// The current term, as far as it was read.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
     }
 
     /// How many keys there are.

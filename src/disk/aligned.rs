@@ -68,6 +68,12 @@ impl AlignedBuffer {
         self.len = self.len.min(len);
     }
 
+    /// Drops the first `count` bytes, and moves the rest to the start.
+    pub fn drop_front(&mut self, count: usize) {
+        self.as_mut_slice().copy_within(count.., 0);
+        self.len -= count;
+    }
+
     /// Drops all bytes, and the memory if it is much.
     pub fn clear(&mut self) {
         self.len = 0;
@@ -112,6 +118,9 @@ mod tests {
         expected.truncate(1001);
         expected.resize(expected.len().next_multiple_of(BLOCK_BYTES), 0);
         assert_eq!(buffer.as_slice(), expected);
+        buffer.drop_front(1000);
+        assert_eq!(buffer.as_slice(), &expected[1000..]);
+        assert_eq!(buffer.as_slice().as_ptr().align_offset(BLOCK_BYTES), 0);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 
-use super::{AlignedBuffer, Contents, Disk, DiskFile, advice};
+use super::{AlignedBuffer, Contents, Disk, DiskFile, ReadFile, advice};
 
 const LOCK_NAME: &str = "LOCK";
 
@@ -162,7 +162,7 @@ impl Disk for FileDisk {
         let file = options().create(true).truncate(true).open(&path)?;
         // Through the page cache this costs ten times the CPU time, so direct I/O is tried here
         // even when the log itself is buffered. tmpfs and others know no O_DIRECT.
-        let filled = match open_direct(&path)? {
+        let filled = match open_direct(&path, &mut options())? {
             Some(direct) => zero_fill(&direct, bytes),
             None => Err(io::ErrorKind::InvalidInput.into()),
         };
@@ -178,6 +178,22 @@ impl Disk for FileDisk {
         let path = self.path(name);
         let file = options().open(&path)?;
         writable(&path, file, direct_io)
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Box<dyn ReadFile>> {
+        let path = self.path(name);
+        // As the writer does: the two kinds of I/O would make each other flush the page cache.
+        if matches!(self.access, Access::Exclusive { direct_io: true, .. })
+            && let Some(direct) = open_direct(&path, options().write(false))?
+        {
+            return Ok(Box::new(direct));
+        }
+        let file = options().write(false).open(&path)?;
+        for advice in [Advice::Sequential, Advice::NoReuse] {
+            // Advice, and nothing is lost where it is not taken.
+            let _ = fadvise(&file, 0, None, advice);
+        }
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -212,8 +228,23 @@ impl DiskFile for File {
     }
 }
 
+impl ReadFile for File {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match FileExt::read_at(self, &mut bytes[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
 fn writable(path: &Path, file: File, direct_io: bool) -> io::Result<Box<dyn DiskFile>> {
-    let direct = if direct_io { open_direct(path)? } else { None };
+    let direct = if direct_io { open_direct(path, &mut options())? } else { None };
     Ok(Box::new(direct.unwrap_or(file)))
 }
 
@@ -225,8 +256,8 @@ fn options() -> OpenOptions {
 }
 
 /// `None` where the file system has no direct I/O.
-fn open_direct(path: &Path) -> io::Result<Option<File>> {
-    match options().custom_flags(flags(OFlags::NOFOLLOW | OFlags::DIRECT)).open(path) {
+fn open_direct(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
+    match options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::DIRECT)).open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
         Err(error) => Err(error),
@@ -298,6 +329,28 @@ mod tests {
             assert_eq!(disk.read("s").unwrap()[0], 9);
             disk.remove("s").unwrap();
             assert_eq!(disk.list().unwrap(), ["LOCK"]);
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_while_it_is_written_with_and_without_direct_io() {
+        for direct_io in [false, true] {
+            let temp = tempfile::tempdir().unwrap();
+            let disk = FileDisk::open(temp.path(), direct_io).unwrap();
+            assert!(disk.open_to_read("s").is_err_and(|e| e.kind() == io::ErrorKind::NotFound));
+            let writing = disk.create_zeroed("s", 12288).unwrap();
+            let reading = disk.open_to_read("s").unwrap();
+            let mut buffer = block(1);
+            buffer.extend_zeros(4096);
+            let mut read = |offset| {
+                let count = reading.read_at(offset, buffer.as_mut_slice()).unwrap();
+                buffer.as_slice()[..count].to_vec()
+            };
+            assert_eq!(read(0), [0; 8192]);
+            writing.write_at(4096, block(7).as_slice()).unwrap();
+            assert_eq!(read(4096), [[7; 4096], [0; 4096]].concat());
+            assert_eq!(read(8192), [0; 4096], "up to the end of the file");
+            assert!(read(12288).is_empty());
         }
     }
 

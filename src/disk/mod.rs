@@ -61,6 +61,13 @@ pub trait Disk: Send + Sync {
     /// The file is not there or may not be written.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens an existing file for reading while it is written elsewhere in this process. What is
+    /// read so leaves as little as possible behind in the page cache, where others need the room.
+    ///
+    /// # Errors
+    /// The file is not there or may not be read.
+    fn open_to_read(&self, name: &str) -> io::Result<Box<dyn ReadFile>>;
+
     /// Gives a file another name, taking the place of what stood there.
     ///
     /// # Errors
@@ -103,4 +110,17 @@ pub trait DiskFile: Send {
     /// the second call would succeed with nothing on the disk (Rebello et al., "Can Applications
     /// Recover from fsync Failures?", ATC 2020).
     fn sync(&self) -> io::Result<()>;
+}
+
+/// A file that is open for reading.
+pub trait ReadFile: Send {
+    /// Reads from `offset` on into `bytes`, until they are full or the file ends; returns how many
+    /// were read. Both `offset` and the length are multiples of [`BLOCK_BYTES`], and `bytes` comes
+    /// from an [`AlignedBuffer`].
+    ///
+    /// A block that is being written meanwhile may come back old, new, or mixed of both.
+    ///
+    /// # Errors
+    /// The medium does not read.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
 }

@@ -108,8 +108,8 @@ impl LogThread {
     }
 
     /// Hands over a group of records, with consecutive positions. Entries up to `commit` are
-    /// decided; it is noted in the records, where it is a hint. It is an index of an earlier
-    /// group: one that is not in the log yet is a broken invariant.
+    /// decided, in the log that ends with this group; it is noted in records as a hint. One beyond
+    /// that end is a broken invariant.
     pub fn submit(&mut self, records: Vec<(Lsn, Record)>, commit: LogIndex) {
         assert!(!self.busy, "one group at a time");
         self.busy = true;
@@ -251,10 +251,15 @@ impl LogLoop {
     }
 
     fn stage(&mut self, group: &Group) {
-        self.writer.set_commit(group.commit);
+        // What is decided of the entries that are there already can be noted in this very group.
+        // But what a truncation is about to take back is not what was decided at its index.
+        if !group.records.iter().any(|(_, record)| matches!(record, Record::Truncate { .. })) {
+            self.writer.set_commit(group.commit.min(self.writer.last_index()));
+        }
         for (lsn, record) in &group.records {
             self.writer.stage(*lsn, record);
         }
+        self.writer.set_commit(group.commit);
     }
 
     /// Writes what is staged, and syncs it if that is asked for; false when there is no room.
@@ -350,11 +355,12 @@ impl LogLoop {
 mod tests {
     use std::path::Path;
 
-    use kvorum_protocol::{BatchBuilder, Command, LogTimeMs, NodeId, Op, Term};
+    use kvorum_protocol::{Batch, BatchBuilder, Command, LogTimeMs, NodeId, Op, Term};
     use mio::{Poll, Token};
 
     use super::*;
     use crate::core::ReplayError;
+    use crate::core::log::LogEnd;
     use crate::disk::FileDisk;
     use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
 
@@ -387,10 +393,11 @@ mod tests {
         Record::TermVote { term: Term(1), voted_for: Some(NodeId(1)) }
     }
 
-    fn noop() -> Record {
-        let mut builder = BatchBuilder::new(LogIndex(1));
+    /// One entry behind `end`.
+    fn noop(end: LogEnd, term: u64) -> Batch {
+        let mut builder = BatchBuilder::new(end.index.next());
         builder.push(&Command::new(Op::Noop));
-        Record::Batch(builder.seal(Term(1), LogTimeMs(1), 0).unwrap())
+        builder.seal(Term(term), LogTimeMs(1), end.crc).unwrap()
     }
 
     fn write(log: &mut LogThread, records: Vec<(Lsn, Record)>, commit: LogIndex) {
@@ -411,11 +418,35 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let poll = Poll::new().unwrap();
         let mut log = start(temp.path(), Fsync::Always, &poll);
-        write(&mut log, vec![(Lsn(1), vote()), (Lsn(2), noop())], LogIndex(0));
+        let noop = Record::Batch(noop(LogEnd::default(), 1));
+        write(&mut log, vec![(Lsn(1), vote()), (Lsn(2), noop)], LogIndex(0));
         assert!(dump(temp.path()).contains(" last=1 commit=0 "));
         write(&mut log, vec![(Lsn(3), vote())], LogIndex(1));
         assert!(dump(temp.path()).contains(" last=1 commit=1 "));
         log.stop().unwrap();
+    }
+
+    #[test]
+    fn what_is_committed_with_the_entries_that_bring_it_is_noted_behind_them() {
+        let temp = tempfile::tempdir().unwrap();
+        let poll = Poll::new().unwrap();
+        let mut log = start(temp.path(), Fsync::Always, &poll);
+        let first = noop(LogEnd::default(), 1);
+        let end = LogEnd::of(first.header());
+        let [first, lost] = [first, noop(end, 1)].map(Record::Batch);
+        let records = vec![(Lsn(1), vote()), (Lsn(2), first), (Lsn(3), lost)];
+        write(&mut log, records, LogIndex(0));
+        // Another leader's entry takes the place of the second one, and is decided. The term comes
+        // first, and must not call decided what is there.
+        let records = vec![
+            (Lsn(4), Record::TermVote { term: Term(2), voted_for: None }),
+            (Lsn(5), Record::Truncate { end }),
+            (Lsn(6), Record::Batch(noop(end, 2))),
+        ];
+        write(&mut log, records, LogIndex(2));
+        assert!(dump(temp.path()).contains(" last=2 commit=0 "));
+        log.stop().unwrap();
+        assert!(dump(temp.path()).contains(" last=2 commit=2 "), "the mark at the end knows it");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //!
 //! Read `reactor` first: the server is its `turn`. A `connection` owns a socket and its
 //! buffers and hands requests to its protocol (`binary`, `text`, `resp`), which asks the
-//! core through a `session`; the `log_thread` makes the records of a turn durable.
+//! core through a `session`; the `log_thread` makes the records of a turn durable, and the
+//! `log_reader` reads old ones back for members that lag.
 
 mod binary;
 mod clock;
 mod connection;
 mod facts;
 mod listener;
+mod log_reader;
 mod log_thread;
 mod outbox;
 mod reactor;
@@ -21,4 +23,5 @@ mod slots;
 mod status;
 mod text;
 
+pub use log_reader::{Fetched, LogReader};
 pub use serve::{ServeError, serve};

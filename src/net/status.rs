@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use kvorum_protocol::{ErrorCode, NodeId, Response, Role, resp};
+use kvorum_protocol::{ErrorCode, NodeId, Response, resp};
 
 use super::session::Turn;
 use crate::config::Relaxed;
@@ -25,11 +25,10 @@ pub fn client_address<'t>(turn: &'t Turn<'_>, id: NodeId) -> Option<&'t str> {
 
 /// What this node does in the cluster now.
 pub fn role(turn: &Turn<'_>) -> resp::Role {
-    let own = turn.node.members().get(turn.node.config().id);
     match turn.node.status().role {
         raft::Role::Leader { .. } => resp::Role::Leader,
-        _ if own.is_some_and(|own| own.role == Role::Learner) => resp::Role::Learner,
-        raft::Role::Candidate { .. } => resp::Role::Candidate,
+        raft::Role::Learner => resp::Role::Learner,
+        raft::Role::PreCandidate | raft::Role::Candidate => resp::Role::Candidate,
         raft::Role::Follower => resp::Role::Follower,
     }
 }

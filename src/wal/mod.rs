@@ -5,7 +5,7 @@
 //! [`open`] reads what is there and returns a [`Writer`] that goes on behind it. Per turn:
 //! [`Writer::stage`] each record, [`Writer::write`] once, [`Writer::sync`] when it shall be
 //! durable, [`Writer::tend`] for what happens beside: the next segment, marks. At the end
-//! [`Writer::close`].
+//! [`Writer::close`]. Beside it, a [`Fetcher`] reads back what is durable.
 //!
 //! # What it promises
 //! - What [`Writer::sync`] reported is read back after any crash, as a whole and in order, or
@@ -25,6 +25,7 @@
 
 mod dump;
 mod error;
+mod fetch;
 mod identity;
 mod layout;
 mod reader;
@@ -33,10 +34,12 @@ mod recovery;
 mod scan;
 mod spare;
 mod state;
+mod window;
 mod writer;
 
 pub use dump::{Summary, Tail, dump, verify};
 pub use error::{Fault, Oddity, WalError};
+pub use fetch::Fetcher;
 pub use identity::Identity;
 pub use layout::footprint;
 pub use record::RecordView;

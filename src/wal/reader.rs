@@ -240,6 +240,9 @@ impl Reader<'_> {
             if header.sequence == 1 && Position::at_start_of(header) != Position::default() {
                 return Err(self.corrupt(1, 0, Fault::SegmentHeader));
             }
+            if header.state.check_commit(header.commit).is_err() {
+                return Err(self.corrupt(header.sequence, 0, Fault::SegmentHeader));
+            }
             // What came before must be in a snapshot.
             if header.state.end.index > self.snapshot_index {
                 let missing = segment_name(header.sequence - 1);

@@ -7,7 +7,7 @@ use crate::core::Record;
 use crate::core::log::LogEnd;
 use crate::disk::AlignedBuffer;
 
-const KIND_BATCH: u8 = 1;
+pub(super) const KIND_BATCH: u8 = 1;
 const KIND_TERM_VOTE: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 pub(super) const KIND_MARK: u8 = 4;

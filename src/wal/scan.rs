@@ -38,6 +38,43 @@ impl Position {
     }
 }
 
+/// A place in the chain of records: what the next one in this segment has to name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The segment.
+    pub sequence: u64,
+    /// Of the node's data.
+    pub incarnation: u64,
+    /// The last record.
+    pub lsn: Lsn,
+    /// Its header checksum.
+    pub chain: u32,
+}
+
+impl Link {
+    /// The header at the start of `bytes` and its checksum, if it is that of the next record.
+    /// Nothing is known of its body yet.
+    ///
+    /// # Errors
+    /// What is there instead.
+    #[inline]
+    pub fn next(&self, bytes: &[u8]) -> Result<(RecordHeader, u32), Fault> {
+        let (header, crc) = match RecordHeader::decode(bytes) {
+            Ok(decoded) => decoded,
+            Err(HeaderFault::NoRecord) => return Err(Fault::NoRecord),
+            Err(HeaderFault::Checksum) => return Err(Fault::HeaderChecksum),
+        };
+        if (header.segment, header.incarnation) != (self.sequence, self.incarnation) {
+            return Err(Fault::OtherSegment);
+        }
+        let lsn = if header.kind == KIND_MARK { self.lsn } else { self.lsn.next() };
+        if header.lsn != lsn || header.prev != self.chain {
+            return Err(Fault::Chain);
+        }
+        Ok((header, crc))
+    }
+}
+
 /// A record where it stands.
 pub struct FoundRecord<'v> {
     /// Where in the segment.
@@ -166,6 +203,7 @@ impl<'v> SegmentScan<'v> {
                 RecordView::Truncate { end } => position.state.truncate(*end, position.commit),
                 RecordView::Mark => Ok(()),
             };
+            let followed = followed.and_then(|()| position.state.check_commit(commit));
             followed.map_err(|error| NotUnderstood {
                 offset,
                 lsn,
@@ -189,18 +227,14 @@ impl<'v> SegmentScan<'v> {
     #[inline]
     fn read(&self, offset: usize, before: &Position) -> Result<(FoundRecord<'v>, u32), Unreadable> {
         let rest = self.segment.get(offset..).unwrap_or_default();
-        let (header, crc) = match RecordHeader::decode(rest) {
-            Ok(decoded) => decoded,
-            Err(HeaderFault::NoRecord) => return Err(Unreadable::Stop(Fault::NoRecord)),
-            Err(HeaderFault::Checksum) => return Err(Unreadable::Stop(Fault::HeaderChecksum)),
+        let link = Link {
+            sequence: self.sequence,
+            incarnation: self.incarnation,
+            lsn: before.lsn,
+            chain: before.chain,
         };
-        if (header.segment, header.incarnation) != (self.sequence, self.incarnation) {
-            return Err(Unreadable::Stop(Fault::OtherSegment));
-        }
-        let lsn = if header.kind == KIND_MARK { before.lsn } else { before.lsn.next() };
-        if header.lsn != lsn || header.prev != before.chain {
-            return Err(Unreadable::Stop(Fault::Chain));
-        }
+        let (header, crc) = link.next(rest).map_err(Unreadable::Stop)?;
+        let lsn = header.lsn;
         // A sound checksum makes no sound number: recovery writes from there on.
         if header.synced > offset as u64 || !header.synced.is_multiple_of(BLOCK_BYTES as u64) {
             let error = DecodeError::Invalid("the durable mark of a record");
@@ -263,6 +297,7 @@ mod tests {
     use crate::disk::AlignedBuffer;
     use crate::wal::Identity;
     use crate::wal::record::encode_body;
+    use crate::wal::state::Discontinuity;
     use kvorum_protocol::{ClusterId, NodeId, Term};
 
     fn segment_header() -> SegmentHeader {
@@ -364,6 +399,8 @@ mod tests {
         assert_eq!(second(|header| header.kind = 99), Err(Oddity::Kind(99)));
         assert_eq!(second(|header| header.flags = 3), Err(Oddity::Flags(3)));
         assert!(matches!(second(|header| header.kind = 3), Err(Oddity::Body(_))));
+        let beyond = Discontinuity::Commit { commit: LogIndex(1), last: LogIndex(0) };
+        assert_eq!(second(|header| header.commit = LogIndex(1)), Err(Oddity::Order(beyond)));
         // Without its own lsn, a mark could hide a record.
         assert_eq!(second(|header| header.kind = KIND_MARK), Ok(Fault::Chain));
     }

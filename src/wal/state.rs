@@ -39,6 +39,13 @@ pub enum Discontinuity {
         /// The term of the record.
         found: Term,
     },
+    /// Entries are called committed that are not in the log.
+    Commit {
+        /// Up to where.
+        commit: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
     /// The truncation does not shorten the log, or would cut committed entries.
     Truncation {
         /// Where it would end the log.
@@ -61,6 +68,9 @@ impl fmt::Display for Discontinuity {
             Discontinuity::LogTime => f.write_str("log time goes back"),
             Discontinuity::Vote { term, found } => {
                 write!(f, "a vote of term {found} can not follow the one of term {term}")
+            }
+            Discontinuity::Commit { commit, last } => {
+                write!(f, "it calls index {commit} committed where the log ends with {last}")
             }
             Discontinuity::Truncation { to } => {
                 write!(f, "a truncation to index {to} can not come here")
@@ -123,6 +133,16 @@ impl LogState {
         self.end = end;
         Ok(())
     }
+
+    /// Entries up to `commit` are called committed.
+    ///
+    /// # Errors
+    /// When they are not all there.
+    #[inline]
+    pub fn check_commit(&self, commit: LogIndex) -> Result<(), Discontinuity> {
+        let last = self.end.index;
+        if commit <= last { Ok(()) } else { Err(Discontinuity::Commit { commit, last }) }
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +197,11 @@ mod tests {
         state.batch(&batch(3, 1, 5, 101)).unwrap();
         assert!(state.truncate(state.end, LogIndex(0)).is_err());
         assert!(state.truncate(first, LogIndex(3)).is_err());
+        assert!(state.truncate(LogEnd { term: Term(2), ..first }, LogIndex(0)).is_err());
         state.truncate(first, LogIndex(2)).unwrap();
         state.batch(&batch(3, 2, 9, 101)).unwrap();
+        state.check_commit(LogIndex(4)).unwrap();
+        let beyond = Discontinuity::Commit { commit: LogIndex(5), last: LogIndex(4) };
+        assert_eq!(state.check_commit(LogIndex(5)), Err(beyond));
     }
 }

@@ -167,8 +167,8 @@ impl Writer {
         });
     }
 
-    /// Entries up to `commit` are decided. Noted in the records staged from now on, where it is a
-    /// hint: recovery may find a lower one.
+    /// Entries up to `commit` are decided, as they stand in the log with everything staged so far.
+    /// Noted in the records staged from now on, where it is a hint: recovery may find a lower one.
     ///
     /// # Panics
     /// When it is ahead of the log.
@@ -227,6 +227,12 @@ impl Writer {
     #[must_use]
     pub fn staged(&self) -> Lsn {
         self.staged_lsn
+    }
+
+    /// The last entry of the replicated log, with everything staged.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        self.staged_state.end.index
     }
 
     /// Whose log this is.

@@ -35,7 +35,7 @@ fn small_log() -> (MemoryDisk, Journal) {
     log.batch(&mut journal, 300);
     log.batch(&mut journal, 5);
     log.sync(&mut journal).unwrap();
-    log.truncate(&mut journal);
+    log.truncate(&mut journal, 1);
     log.batch(&mut journal, 2000);
     log.sync(&mut journal).unwrap();
     log.batch(&mut journal, 100);

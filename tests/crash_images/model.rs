@@ -1,5 +1,6 @@
 //! Any sequence of what can be done with a log, with kills and power cuts anywhere.
 
+use kvorum_protocol::NodeId;
 use proptest::prelude::*;
 
 use crate::log_workload::{Journal, Running, check_recovers, run_script};
@@ -9,7 +10,9 @@ use crate::memory_disk::{Loss, MemoryDisk};
 enum Step {
     Batch(usize),
     Vote,
-    Truncate,
+    VoteFor(u16),
+    Commit(usize),
+    Truncate(usize),
     Write,
     Sync,
     Tend,
@@ -24,7 +27,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (0..9000usize).prop_map(Step::Batch),
         1 => Just(Step::Vote),
-        1 => Just(Step::Truncate),
+        1 => (2..4u16).prop_map(Step::VoteFor),
+        1 => (0..6usize).prop_map(Step::Commit),
+        2 => (1..8usize).prop_map(Step::Truncate),
         4 => Just(Step::Write),
         4 => Just(Step::Sync),
         2 => Just(Step::Tend),
@@ -45,7 +50,12 @@ fn run(steps: Vec<Step>) {
         match step {
             Step::Batch(bytes) => log.batch(&mut journal, bytes),
             Step::Vote => log.vote(&mut journal),
-            Step::Truncate => log.truncate(&mut journal),
+            Step::VoteFor(node) => {
+                log.enter_term(&mut journal);
+                log.vote_for(&mut journal, NodeId(node));
+            }
+            Step::Commit(open_batches) => log.commit(&mut journal, open_batches),
+            Step::Truncate(batches) => log.truncate(&mut journal, batches),
             Step::Write => drop(log.writer.write().unwrap()),
             Step::Sync => log.sync(&mut journal).unwrap(),
             Step::Tend => log.tend().unwrap(),

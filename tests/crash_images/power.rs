@@ -1,26 +1,33 @@
 //! A power cut at every single operation, with every kind of loss; and every operation that fails.
 
-use crate::log_workload::{Journal, Running, check_recovers, run_script};
+use crate::log_workload::{Journal, Running, SCRIPTS, Script, check_recovers};
 use crate::memory_disk::{Failure, Loss, MemoryDisk};
 use kvorum::wal::WalError;
 
 /// How many operations the script takes when nothing fails.
-fn script_operations() -> u64 {
+fn operations(script: Script) -> u64 {
     let disk = MemoryDisk::new();
     disk.crash_at(u64::MAX);
-    run_script(&disk, &mut Journal::default()).unwrap();
+    script(&disk, &mut Journal::default()).unwrap();
     disk.operations()
+}
+
+/// Each script with each of its operations, or each of every so many.
+fn each_operation(step: usize) -> impl Iterator<Item = (Script, u64)> {
+    SCRIPTS.into_iter().flat_map(move |script| {
+        let operations = operations(script);
+        assert!(operations > 100, "the script is long enough to mean something: {operations}");
+        (1..=operations).step_by(step).map(move |at| (script, at))
+    })
 }
 
 #[test]
 fn a_power_cut_at_any_operation_loses_nothing_durable_and_invents_nothing() {
-    let operations = script_operations();
-    assert!(operations > 100, "the script is long enough to mean something: {operations}");
-    for at in 1..=operations {
+    for (script, at) in each_operation(1) {
         let disk = MemoryDisk::new();
         disk.crash_at(at);
         let mut journal = Journal::default();
-        let outcome = run_script(&disk, &mut journal);
+        let outcome = script(&disk, &mut journal);
         assert!(outcome.is_err(), "operation {at} was reached");
         for loss in Loss::EACH {
             let seeds = if matches!(loss, Loss::Some | Loss::Torn) { 4 } else { 1 };
@@ -36,11 +43,11 @@ fn a_power_cut_at_any_operation_loses_nothing_durable_and_invents_nothing() {
 
 #[test]
 fn a_second_power_cut_during_recovery_loses_nothing_either() {
-    for at in (1..=script_operations()).step_by(3) {
+    for (script, at) in each_operation(3) {
         let disk = MemoryDisk::new();
         disk.crash_at(at);
         let mut journal = Journal::default();
-        assert!(run_script(&disk, &mut journal).is_err());
+        assert!(script(&disk, &mut journal).is_err());
         for again in 1.. {
             println!("power cuts at operation {at} and at operation {again} of recovery");
             let found = disk.after_power_cut(Loss::Torn, at);
@@ -58,14 +65,13 @@ fn a_second_power_cut_during_recovery_loses_nothing_either() {
 
 #[test]
 fn an_operation_that_fails_stops_the_log_or_is_tried_again_and_loses_nothing() {
-    let operations = script_operations();
     for how in [Failure::Io, Failure::Full, Failure::Short] {
-        for at in 1..=operations {
+        for (script, at) in each_operation(1) {
             println!("operation {at} fails: {how:?}");
             let disk = MemoryDisk::new();
             disk.fail_at(at, how);
             let mut journal = Journal::default();
-            match run_script(&disk, &mut journal) {
+            match script(&disk, &mut journal) {
                 // The preparation of a segment: made up for later.
                 Ok(()) => {}
                 Err(WalError::Io { .. } | WalError::NoRoom { .. }) => {}

@@ -85,6 +85,10 @@ pub struct Journal {
     pub durable: Lsn,
     /// Everything up to here may have been given up for a snapshot.
     pub released: LogIndex,
+    /// What was called committed when each record was staged.
+    commits: BTreeMap<Lsn, LogIndex>,
+    /// What was called committed last.
+    pub commit: LogIndex,
     /// Makes every value different from all others.
     counter: u64,
 }
@@ -93,7 +97,6 @@ impl Journal {
     /// Compares what a recovery told with what was sent. What was sent and not told is forgotten:
     /// the log went on without it.
     pub fn check(&mut self, told: &Told, recovered: &Recovered) {
-        assert!(recovered.commit <= recovered.state.end.index);
         let last = told.facts.last_key_value().map_or(recovered.last_lsn, |(lsn, _)| *lsn);
         assert_eq!(last, recovered.last_lsn);
         assert!(last >= self.durable, "durable up to {}, came back up to {last}", self.durable);
@@ -107,8 +110,45 @@ impl Journal {
             assert!(header.last_index() <= self.released, "lsn {lsn} is gone too early");
         }
         self.sent.split_off(&last.next());
+        self.commits.split_off(&last.next());
+        let Summed { term, voted_for, ends } = self.summed();
+        let state = &recovered.state;
+        assert_eq!((state.term, state.voted_for), (term, voted_for));
+        assert_eq!(Some(&state.end), ends.last());
+        // A mark may have brought a newer one than the last record.
+        let noted = self.commits.last_key_value().map_or(LogIndex(0), |(_, commit)| *commit);
+        assert!(recovered.commit >= noted && recovered.commit <= self.commit);
+        assert!(recovered.commit <= state.end.index, "a hint is never beyond the log");
+        self.commit = recovered.commit;
         // Everything that was told is durable now.
         self.durable = last;
+    }
+}
+
+/// What the records sent add up to.
+struct Summed {
+    term: Term,
+    voted_for: Option<NodeId>,
+    /// Of the batches that stand, and of the empty log before them.
+    ends: Vec<LogEnd>,
+}
+
+impl Journal {
+    fn summed(&self) -> Summed {
+        let mut summed = Summed { term: Term(0), voted_for: None, ends: vec![LogEnd::default()] };
+        for fact in self.sent.values() {
+            match fact {
+                Fact::Batch(bytes) => {
+                    let header = kvorum_protocol::batch::check(bytes).unwrap();
+                    summed.ends.push(LogEnd::of(&header));
+                }
+                Fact::TermVote(term, voted_for) => {
+                    (summed.term, summed.voted_for) = (*term, *voted_for);
+                }
+                Fact::Truncate(end) => summed.ends.retain(|kept| kept.index <= end.index),
+            }
+        }
+        summed
     }
 }
 
@@ -117,8 +157,7 @@ pub struct Running {
     pub writer: Writer,
     pub recovered: Recovered,
     term: Term,
-    end: LogEnd,
-    /// Ends of earlier batches that can still be cut back to.
+    /// Of the batches that stand, and of the empty log before them.
     ends: Vec<LogEnd>,
     lsn: Lsn,
 }
@@ -138,21 +177,37 @@ impl Running {
         let config = WalConfig { snapshot_index: journal.released, ..config };
         let (writer, recovered) = wal::open(disk.handle(), config, &mut told)?;
         journal.check(&told, &recovered);
-        let (term, end) = (recovered.state.term, recovered.state.end);
+        let Summed { term, ends, .. } = journal.summed();
         let lsn = recovered.last_lsn;
-        Ok(Running { writer, recovered, term, end, ends: Vec::new(), lsn })
+        Ok(Running { writer, recovered, term, ends, lsn })
+    }
+
+    fn end(&self) -> LogEnd {
+        *self.ends.last().expect("the end of the empty log is always there")
     }
 
     fn stage(&mut self, journal: &mut Journal, record: &Record) {
         self.lsn = self.lsn.next();
         journal.sent.insert(self.lsn, Fact::from(record));
+        journal.commits.insert(self.lsn, journal.commit);
         self.writer.stage(self.lsn, record);
     }
 
+    /// Enters the next term, with a vote for this node.
     pub fn vote(&mut self, journal: &mut Journal) {
         self.term = Term(self.term.0 + 1);
-        let record = Record::TermVote { term: self.term, voted_for: Some(NodeId(1)) };
-        self.stage(journal, &record);
+        self.vote_for(journal, NodeId(1));
+    }
+
+    /// Enters the next term, without a vote.
+    pub fn enter_term(&mut self, journal: &mut Journal) {
+        self.term = Term(self.term.0 + 1);
+        self.stage(journal, &Record::TermVote { term: self.term, voted_for: None });
+    }
+
+    /// Gives the vote of this term.
+    pub fn vote_for(&mut self, journal: &mut Journal, node: NodeId) {
+        self.stage(journal, &Record::TermVote { term: self.term, voted_for: Some(node) });
     }
 
     /// One batch with a value of this length.
@@ -160,27 +215,34 @@ impl Running {
         journal.counter += 1;
         let mut value = journal.counter.to_le_bytes().to_vec();
         value.resize(value_bytes.max(8), b'v');
-        let mut builder = BatchBuilder::new(self.end.index.next());
+        let end = self.end();
+        let mut builder = BatchBuilder::new(end.index.next());
         builder.push(&Command::new(Op::Set { key: b"key", value: &value }));
         builder.push(&Command::new(Op::Delete { key: b"other" }));
-        let time = LogTimeMs(self.end.time.0 + 1);
-        let batch = builder.seal(self.term, time, self.end.crc).unwrap();
-        let header = *batch.header();
-        self.ends.push(self.end);
-        self.end = LogEnd {
-            index: header.last_index(),
-            term: header.term,
-            crc: header.crc,
-            time: header.log_time,
-        };
+        let batch = builder.seal(self.term, LogTimeMs(end.time.0 + 1), end.crc).unwrap();
+        self.ends.push(LogEnd::of(batch.header()));
         self.stage(journal, &Record::Batch(batch));
     }
 
-    /// Cuts the last batch off, if this run has written one.
-    pub fn truncate(&mut self, journal: &mut Journal) {
-        let Some(end) = self.ends.pop() else { return };
-        self.end = end;
-        self.stage(journal, &Record::Truncate { end });
+    /// Cuts so many of the last batches off, or as many as are there and not committed. As in a
+    /// cluster, where another leader's entries take their place, the next term comes first.
+    pub fn truncate(&mut self, journal: &mut Journal, batches: usize) {
+        let committed = journal.commit.max(journal.released);
+        let committed = self.ends.partition_point(|end| end.index <= committed);
+        let keep = self.ends.len().saturating_sub(batches).max(committed).max(1);
+        if keep == self.ends.len() {
+            return;
+        }
+        self.enter_term(journal);
+        self.ends.truncate(keep);
+        self.stage(journal, &Record::Truncate { end: self.end() });
+    }
+
+    /// All batches but so many of the last ones are decided.
+    pub fn commit(&mut self, journal: &mut Journal, open_batches: usize) {
+        let last = self.ends.len().saturating_sub(open_batches + 1);
+        journal.commit = journal.commit.max(self.ends[last].index);
+        self.writer.set_commit(journal.commit);
     }
 
     pub fn sync(&mut self, journal: &mut Journal) -> Result<(), WalError> {
@@ -197,14 +259,13 @@ impl Running {
 
     /// A snapshot covers everything that is durable now.
     pub fn release(&mut self, journal: &mut Journal) {
-        journal.released = self.end.index;
-        self.ends.clear();
-        self.writer.set_commit(journal.released);
+        self.commit(journal, 0);
+        journal.released = journal.commit;
         self.writer.release(journal.released);
     }
 }
 
-/// Does everything that a log can do, with restarts, until it is done or something fails.
+/// Does what the log of a lone voter does, with restarts, until it is done or something fails.
 pub fn run_script(disk: &MemoryDisk, journal: &mut Journal) -> Result<(), WalError> {
     let mut log = Running::open(disk, journal)?;
     log.vote(journal);
@@ -224,7 +285,7 @@ pub fn run_script(disk: &MemoryDisk, journal: &mut Journal) -> Result<(), WalErr
         log.batch(journal, 5000);
         log.writer.write()?;
     }
-    log.truncate(journal);
+    log.truncate(journal, 1);
     log.sync(journal)?;
     log.writer.mark()?;
     log.batch(journal, 50);
@@ -256,6 +317,77 @@ pub fn run_script(disk: &MemoryDisk, journal: &mut Journal) -> Result<(), WalErr
     log.sync(journal)
 }
 
+/// What a member of a cluster does beside that: its terms and votes change, other leaders' entries
+/// take the place of its own, also from before a restart, and it learns what is decided.
+pub fn run_cluster_script(disk: &MemoryDisk, journal: &mut Journal) -> Result<(), WalError> {
+    let mut log = Running::open(disk, journal)?;
+    // A term that was heard of, then the vote in it.
+    log.enter_term(journal);
+    log.sync(journal)?;
+    log.vote_for(journal, NodeId(2));
+    log.batch(journal, 100);
+    log.sync(journal)?;
+    // The entries of leader after leader, most of them void again. The truncation alone, with what
+    // takes the place, across the end of a segment, not synced, and twice in one group.
+    for round in 0..8 {
+        log.batch(journal, 1500);
+        log.batch(journal, 20);
+        log.commit(journal, 2);
+        log.batch(journal, 2500 + 300 * round);
+        log.sync(journal)?;
+        log.tend()?;
+        log.truncate(journal, 1 + round % 3);
+        match round % 4 {
+            0 => log.sync(journal)?,
+            1 => drop(log.writer.write()?),
+            2 => {
+                log.batch(journal, 10);
+                log.truncate(journal, 2);
+            }
+            _ => {}
+        }
+        log.batch(journal, 3000);
+        log.batch(journal, 7000);
+        log.batch(journal, 10);
+        log.sync(journal)?;
+    }
+    log.writer.mark()?;
+    // Several truncations wait for the next segment.
+    for round in 0..10 {
+        log.batch(journal, 4000);
+        log.truncate(journal, 1);
+        log.batch(journal, 3000 + 10 * round);
+    }
+    log.writer.write()?;
+    drop(log);
+    // What stood there before the restart is replaced after it.
+    let mut log = Running::open(disk, journal)?;
+    log.truncate(journal, 5);
+    log.vote_for(journal, NodeId(3));
+    log.sync(journal)?;
+    log.batch(journal, 30);
+    log.sync(journal)?;
+    // A snapshot gives up segments, also such as only hold what was void before.
+    log.release(journal);
+    for _ in 0..4 {
+        log.tend()?;
+        log.batch(journal, 5000);
+        log.batch(journal, 5000);
+        log.truncate(journal, 1);
+        log.sync(journal)?;
+    }
+    log.truncate(journal, 9);
+    log.writer.close()?;
+    journal.durable = *journal.sent.last_key_value().expect("much was sent").0;
+    Running::open(disk, journal).map(drop)
+}
+
+/// A sequence of everything that one log can do.
+pub type Script = fn(&MemoryDisk, &mut Journal) -> Result<(), WalError>;
+
+/// All of them.
+pub const SCRIPTS: [Script; 2] = [run_script, run_cluster_script];
+
 /// After whatever happened: the log comes back, takes more, and comes back again.
 pub fn check_recovers(
     disk: &MemoryDisk,
@@ -265,6 +397,7 @@ pub fn check_recovers(
     let mut journal = journal.clone();
     let mut log = Running::open(disk, &mut journal).expect("the log comes back");
     log.tend().unwrap();
+    log.truncate(&mut journal, 1);
     log.vote(&mut journal);
     log.batch(&mut journal, 3000);
     log.sync(&mut journal).unwrap();

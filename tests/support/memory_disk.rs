@@ -5,12 +5,14 @@
 //! survives, and the pending writes and directory operations between them survive a crash or not,
 //! each by itself, in sectors of 512 bytes.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use kvorum::disk::{BLOCK_BYTES, Contents, Disk, DiskFile};
+use kvorum::disk::{BLOCK_BYTES, Contents, Disk, DiskFile, ReadFile};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -81,6 +83,8 @@ struct State {
     /// Files that were begun and did not fit.
     full_creations: u64,
     unreadable: Option<String>,
+    /// What was read through [`ReadFile`].
+    read_bytes: u64,
 }
 
 #[derive(Clone, Default)]
@@ -187,6 +191,11 @@ impl MemoryDisk {
     /// Reading this file is an error from now on.
     pub fn make_unreadable(&self, name: &str) {
         self.state().unreadable = Some(name.to_owned());
+    }
+
+    /// How many bytes were read from files that may be written meanwhile.
+    pub fn read_bytes(&self) -> u64 {
+        self.state().read_bytes
     }
 
     /// What the process would read.
@@ -326,6 +335,13 @@ impl State {
         self.space_bytes.map_or(u64::MAX, |space| space.saturating_sub(used) as u64)
     }
 
+    fn check_readable(&self, name: &str) -> io::Result<()> {
+        if self.unreadable.as_deref() == Some(name) {
+            return Err(io::Error::other("EIO"));
+        }
+        Ok(())
+    }
+
     fn file(&self, name: &str) -> io::Result<usize> {
         self.live.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -342,9 +358,7 @@ impl Disk for MemoryDisk {
 
     fn read(&self, name: &str) -> io::Result<Contents> {
         let state = self.state();
-        if state.unreadable.as_deref() == Some(name) {
-            return Err(io::Error::other("EIO"));
-        }
+        state.check_readable(name)?;
         let file = state.file(name)?;
         Ok(Contents::from(state.files[file].live.clone()))
     }
@@ -370,6 +384,13 @@ impl Disk for MemoryDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let file = self.state().file(name)?;
+        Ok(Box::new(OpenFile { disk: self.clone(), file }))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Box<dyn ReadFile>> {
+        let state = self.state();
+        state.check_readable(name)?;
+        let file = state.file(name)?;
         Ok(Box::new(OpenFile { disk: self.clone(), file }))
     }
 
@@ -428,5 +449,20 @@ impl DiskFile for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.state().sync(self.file)
+    }
+}
+
+impl ReadFile for OpenFile {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let offset = usize::try_from(offset).unwrap();
+        assert!(offset.is_multiple_of(BLOCK_BYTES) && bytes.len().is_multiple_of(BLOCK_BYTES));
+        assert_eq!(bytes.as_ptr().align_offset(BLOCK_BYTES), 0, "unaligned buffer");
+        let mut state = self.disk.state();
+        let file = &state.files[self.file].live;
+        let rest = file.get(offset..).unwrap_or_default();
+        let count = rest.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&rest[..count]);
+        state.read_bytes += count as u64;
+        Ok(count)
     }
 }

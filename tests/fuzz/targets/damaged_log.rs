@@ -106,7 +106,7 @@ fn live() -> Result<Vec<(Files, Journal)>, kvorum::wal::WalError> {
     log.writer.write()?;
     note(&journal);
     log.batch(&mut journal, 30);
-    log.truncate(&mut journal);
+    log.truncate(&mut journal, 1);
     log.batch(&mut journal, 40);
     log.sync(&mut journal)?;
     note(&journal);

@@ -1,0 +1,140 @@
+//! What a node says of itself when it meets another.
+//!
+//! ```text
+//!  0         2       3      4      6    8         16            24     32      40        48
+//! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
+//! | version | flags | lane | from | to | cluster | incarnation | boot | epoch | members | term
+//! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
+//!  56      72      74
+//! +-------+-------+------------------------------------
+//! | nonce | count | count times: u16 id, u64 incarnation, in ascending order of the ids
+//! +-------+-------+------------------------------------
+//! ```
+
+use super::VERSION;
+use super::message::Lane;
+use crate::error::DecodeError;
+use crate::limits::{MEMBERS_MAX, TERM_MAX};
+use crate::types::{ClusterId, NodeId, Term};
+
+const FLAG_SECRET: u8 = 1;
+const LANE_CONTROL: u8 = 0;
+const LANE_BULK: u8 = 1;
+const FIXED_BYTES: usize = 74;
+const KNOWN_BYTES: usize = 10;
+
+/// One side's part of a handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// Who speaks.
+    pub from: NodeId,
+    /// Whom it takes the other side for.
+    pub to: NodeId,
+    /// What the connection is for, as the caller says.
+    pub lane: Lane,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Of its data directory: drawn when the directory was first used.
+    pub incarnation: u64,
+    /// Drawn when its process started.
+    pub boot: u64,
+    /// Numbers the connections that this process has opened, so that an old one is not taken for
+    /// a new one.
+    pub epoch: u64,
+    /// [`MemberList::fingerprint`](crate::MemberList::fingerprint) of its member list.
+    pub members: u64,
+    /// The term that it remembers durably.
+    pub term: Term,
+    /// Whether it has a cluster secret.
+    pub has_secret: bool,
+    /// Drawn for this handshake: a proof from another one is worth nothing.
+    pub nonce: [u8; 16],
+    /// The incarnations of the members that it has met or heard of, in ascending order of the ids.
+    pub known: Vec<(NodeId, u64)>,
+}
+
+impl Introduction {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.push(if self.has_secret { FLAG_SECRET } else { 0 });
+        out.push(match self.lane {
+            Lane::Control => LANE_CONTROL,
+            Lane::Bulk => LANE_BULK,
+        });
+        out.extend_from_slice(&self.from.0.to_le_bytes());
+        out.extend_from_slice(&self.to.0.to_le_bytes());
+        for field in
+            [self.cluster.0, self.incarnation, self.boot, self.epoch, self.members, self.term.0]
+        {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.nonce);
+        let count = u16::try_from(self.known.len()).expect("bounded by MEMBERS_MAX");
+        out.extend_from_slice(&count.to_le_bytes());
+        for (id, incarnation) in &self.known {
+            out.extend_from_slice(&id.0.to_le_bytes());
+            out.extend_from_slice(&incarnation.to_le_bytes());
+        }
+    }
+
+    /// Reads what fills `body` exactly. The version has been compared before.
+    pub(super) fn decode(body: &[u8]) -> Result<Introduction, DecodeError> {
+        let (fixed, known) =
+            body.split_first_chunk::<FIXED_BYTES>().ok_or(DecodeError::Truncated)?;
+        let u16_at = |at: usize| u16::from_le_bytes([fixed[at], fixed[at + 1]]);
+        let u64_at = |at: usize| {
+            let bytes = fixed[at..at + 8].try_into().expect("8 bytes");
+            u64::from_le_bytes(bytes)
+        };
+        let has_secret = match fixed[2] {
+            0 => false,
+            FLAG_SECRET => true,
+            _ => return Err(DecodeError::Invalid("handshake flags")),
+        };
+        let lane = match fixed[3] {
+            LANE_CONTROL => Lane::Control,
+            LANE_BULK => Lane::Bulk,
+            _ => return Err(DecodeError::Invalid("lane")),
+        };
+        let (from, to) = (NodeId(u16_at(4)), NodeId(u16_at(6)));
+        if from == NodeId(0) || to == NodeId(0) {
+            return Err(DecodeError::Invalid("node id"));
+        }
+        let term = u64_at(48);
+        if term > TERM_MAX {
+            return Err(DecodeError::Invalid("term"));
+        }
+        Ok(Introduction {
+            from,
+            to,
+            lane,
+            cluster: ClusterId(u64_at(8)),
+            incarnation: u64_at(16),
+            boot: u64_at(24),
+            epoch: u64_at(32),
+            members: u64_at(40),
+            term: Term(term),
+            has_secret,
+            nonce: fixed[56..72].try_into().expect("16 bytes"),
+            known: decode_known(usize::from(u16_at(72)), known)?,
+        })
+    }
+}
+
+fn decode_known(count: usize, bytes: &[u8]) -> Result<Vec<(NodeId, u64)>, DecodeError> {
+    if count > MEMBERS_MAX {
+        return Err(DecodeError::TooLarge { what: "known members", limit: MEMBERS_MAX });
+    }
+    if bytes.len() != count * KNOWN_BYTES {
+        return Err(DecodeError::Invalid("known members"));
+    }
+    let mut known: Vec<(NodeId, u64)> = Vec::with_capacity(count);
+    for entry in bytes.chunks_exact(KNOWN_BYTES) {
+        let id = NodeId(u16::from_le_bytes([entry[0], entry[1]]));
+        if id == NodeId(0) || known.last().is_some_and(|(last, _)| *last >= id) {
+            return Err(DecodeError::Invalid("known members"));
+        }
+        known.push((id, u64::from_le_bytes(entry[2..].try_into().expect("8 of 10 bytes"))));
+    }
+    Ok(known)
+}

@@ -1,0 +1,201 @@
+//! Reads at a node that does not lead. It asks which index to wait for: the leader for a
+//! linearizable read (Raft thesis, section 6.4), or R voters for what they hold. All reads of a
+//! turn share a question.
+
+use std::time::Duration;
+
+use kvorum_protocol::{LogIndex, NodeId, Read, Term};
+
+use super::output::ReplyTo;
+use super::pending::OwnedRead;
+use super::time::Instant;
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The leader, for what is committed.
+    Leader,
+    /// So many voters, for their last durable entry.
+    Voters(usize),
+}
+
+/// A read that waits for an answer.
+#[derive(Debug)]
+pub struct AskedRead {
+    /// Where its answer goes.
+    pub to: ReplyTo,
+    /// What it reads.
+    pub read: OwnedRead,
+    /// Its own condition: the state must have applied this.
+    pub after: LogIndex,
+    /// When it is given up.
+    pub deadline: Instant,
+}
+
+/// One question.
+#[derive(Debug)]
+pub struct Ask {
+    kind: Kind,
+    /// Changes with each repetition, so that an answer to an earlier one, which may come from a
+    /// leader that is none any more, never passes for this one's.
+    id: Option<u64>,
+    sent_at: Instant,
+    reads: Vec<AskedRead>,
+    /// The earliest deadline of the reads.
+    earliest: Instant,
+    /// Who has answered.
+    heard: Vec<NodeId>,
+    /// The entries that they hold: wait for each.
+    targets: Vec<(Term, LogIndex)>,
+}
+
+/// The questions that have no complete answer.
+#[derive(Debug)]
+pub struct Asks {
+    asks: Vec<Ask>,
+    next_id: u64,
+    len: usize,
+    key_bytes: usize,
+}
+
+impl Asks {
+    /// No question yet. `first_id` is drawn, so that no two lives of a node share a number.
+    pub fn new(first_id: u64) -> Asks {
+        Asks { asks: Vec::new(), next_id: first_id, len: 0, key_bytes: 0 }
+    }
+
+    /// Adds a read to the next question of this kind.
+    pub fn push(&mut self, kind: Kind, to: ReplyTo, read: &Read<'_>, at: (LogIndex, Instant)) {
+        let (after, deadline) = at;
+        let read = AskedRead { to, read: OwnedRead::new(read), after, deadline };
+        self.len += 1;
+        self.key_bytes += read.read.key_bytes();
+        if let Some(ask) = self.asks.iter_mut().find(|ask| ask.kind == kind && ask.id.is_none()) {
+            ask.earliest = ask.earliest.min(read.deadline);
+            ask.reads.push(read);
+            return;
+        }
+        self.asks.push(Ask {
+            kind,
+            id: None,
+            sent_at: Instant::default(),
+            earliest: read.deadline,
+            reads: vec![read],
+            heard: Vec::new(),
+            targets: Vec::new(),
+        });
+    }
+
+    /// Gives numbers to the questions that are new, or have been without an answer for
+    /// `patience`; `send` sends them, if it can.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        mut send: impl FnMut(Kind, u64) -> bool,
+    ) {
+        for ask in &mut self.asks {
+            if ask.id.is_some() && (ask.is_complete() || now.since(ask.sent_at) < patience) {
+                continue;
+            }
+            if send(ask.kind, self.next_id) {
+                ask.id = Some(self.next_id);
+                ask.sent_at = now;
+                ask.heard.clear();
+                ask.targets.clear();
+                self.next_id += 1;
+            }
+        }
+    }
+
+    /// Questions that were sent have to be sent again: the one who was asked leads no more.
+    pub fn repeat(&mut self) {
+        self.asks.iter_mut().filter(|ask| !ask.is_complete()).for_each(|ask| ask.id = None);
+    }
+
+    /// `from` holds this entry, and says so to the question `id`.
+    pub fn answer(&mut self, id: u64, from: NodeId, term: Term, index: LogIndex) {
+        let Some(ask) = self.asks.iter_mut().find(|ask| ask.id == Some(id)) else { return };
+        if !ask.is_complete() && !ask.heard.contains(&from) {
+            ask.heard.push(from);
+            ask.targets.push((term, index));
+        }
+    }
+
+    /// Takes the reads of a question that is answered, and whose every entry `is_here` by now.
+    pub fn take_ready(
+        &mut self,
+        is_here: impl Fn(Kind, Term, LogIndex) -> bool,
+    ) -> Option<(Kind, Vec<AskedRead>, LogIndex)> {
+        let is_ready = |ask: &Ask| {
+            let here = |(term, index): &(Term, LogIndex)| is_here(ask.kind, *term, *index);
+            ask.is_complete() && ask.targets.iter().all(here)
+        };
+        let at = self.asks.iter().position(is_ready)?;
+        let ask = self.asks.remove(at);
+        self.forget(&ask.reads);
+        let index = ask.targets.iter().map(|(_, index)| *index).max();
+        Some((ask.kind, ask.reads, index.unwrap_or_default()))
+    }
+
+    fn forget(&mut self, reads: &[AskedRead]) {
+        self.len -= reads.len();
+        self.key_bytes -= reads.iter().map(|read| read.read.key_bytes()).sum::<usize>();
+    }
+
+    /// Gives up what has waited too long.
+    pub fn expire(&mut self, now: Instant, mut refuse: impl FnMut(ReplyTo)) {
+        for ask in self.asks.iter_mut().filter(|ask| ask.earliest <= now) {
+            ask.reads.retain(|read| {
+                let is_late = read.deadline <= now;
+                if is_late {
+                    refuse(read.to);
+                    self.len -= 1;
+                    self.key_bytes -= read.read.key_bytes();
+                }
+                !is_late
+            });
+            let earliest = ask.reads.iter().map(|read| read.deadline).min();
+            ask.earliest = earliest.unwrap_or(Instant::NEVER);
+        }
+        self.asks.retain(|ask| !ask.reads.is_empty());
+    }
+
+    /// Gives up everything.
+    pub fn void(&mut self, mut refuse: impl FnMut(ReplyTo)) {
+        for ask in std::mem::take(&mut self.asks) {
+            ask.reads.iter().for_each(|read| refuse(read.to));
+        }
+        (self.len, self.key_bytes) = (0, 0);
+    }
+
+    /// When something should be sent again or given up.
+    pub fn deadline(&self, patience: Duration) -> Instant {
+        let repeat = |ask: &Ask| match ask.is_complete() {
+            true => Instant::NEVER,
+            false => ask.sent_at.after(patience),
+        };
+        let due = |ask: &Ask| repeat(ask).min(ask.earliest);
+        self.asks.iter().map(due).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// How many reads wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of the keys that they ask for.
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+}
+
+impl Ask {
+    fn is_complete(&self) -> bool {
+        let needed = match self.kind {
+            Kind::Leader => 1,
+            Kind::Voters(count) => count,
+        };
+        self.heard.len() >= needed
+    }
+}

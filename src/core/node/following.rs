@@ -1,0 +1,138 @@
+//! The follower's and learner's side of replication (Raft paper, section 5.3).
+
+use kvorum_protocol::peer::{Append, Message};
+use kvorum_protocol::{Batch, LogIndex, NodeId, Term};
+
+use super::{Node, RECORD_OVERHEAD_BYTES, Violation, has_bug};
+
+impl Node {
+    pub(super) fn on_append(&mut self, from: NodeId, append: Append) -> Result<(), Violation> {
+        let Append { prev, prev_term, commit, batches, term } = append;
+        self.following.owes_ack = true;
+        let Some(matched) = self.matched_by(prev, prev_term) else {
+            let (hint, hint_term) = self.log.terms().last_up_to(prev, prev_term);
+            self.send(from, Message::AppendReject { term, prev, hint, hint_term });
+            return Ok(());
+        };
+        #[cfg(feature = "seeded-bugs")]
+        if has_bug!(self, TruncatesBehindAppend) {
+            let last = batches.last().map_or(matched, |batch| batch.header().last_index());
+            self.cut_behind(last);
+        }
+        self.following.matched = self.following.matched.max(matched);
+        for batch in batches {
+            if batch.header().term > term {
+                return Err(Violation("it brings entries of a later term"));
+            }
+            if !self.take_batch(batch)? {
+                break;
+            }
+        }
+        self.commit_up_to(commit);
+        Ok(())
+    }
+
+    /// Up to where this log is the leader's, if it has the leader's entry at `prev`: the end of
+    /// the batch that holds it, since a batch is made and stored as a whole.
+    fn matched_by(&self, prev: LogIndex, prev_term: Term) -> Option<LogIndex> {
+        // What is committed is in the log of every later leader (leader completeness).
+        if prev <= self.log.committed() {
+            return Some(self.log.committed());
+        }
+        let own = self.log.terms().term_at(prev)?;
+        if own != prev_term && !has_bug!(self, SkipsLogCheck) {
+            return None;
+        }
+        let batch = self.log.batch_with(prev).expect("what is not committed is in memory");
+        Some(batch.header().last_index())
+    }
+
+    /// Takes a batch into the log, unless it is there. False when there is no room.
+    fn take_batch(&mut self, batch: Batch) -> Result<bool, Violation> {
+        let header = *batch.header();
+        if header.last_index() <= self.log.committed() {
+            return Ok(true);
+        }
+        if let Some(own) = self.log.batch_with(header.first_index) {
+            if own.header().crc == header.crc {
+                self.following.matched = self.following.matched.max(header.last_index());
+                return Ok(true);
+            }
+            self.replace_from(header.first_index, header.term)?;
+        }
+        let bytes = batch.bytes().len() as u64 + RECORD_OVERHEAD_BYTES;
+        if self.log_is_short_of_space && bytes > self.log_room_bytes {
+            return Ok(false);
+        }
+        let staged = self.log.append(batch).map_err(Violation)?;
+        self.keep_record(staged);
+        self.following.matched = header.last_index();
+        Ok(true)
+    }
+
+    /// The leader has another batch at `first`: this one's, and all behind it, were never
+    /// committed.
+    fn replace_from(&mut self, first: LogIndex, term: Term) -> Result<(), Violation> {
+        let own = self.log.batch_with(first).expect("it was found").header();
+        if first <= self.log.committed() {
+            return Err(Violation("it contradicts committed entries"));
+        }
+        if first <= self.following.matched || own.first_index != first || own.term == term {
+            return Err(Violation("it contradicts what its term has said before"));
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if has_bug!(self, DurableMarkSurvivesTruncation) {
+            self.log.keeps_durable_mark = true;
+        }
+        let truncated = self.log.truncate(first);
+        self.keep_record(truncated);
+        Ok(())
+    }
+
+    /// Only for the bug of that name.
+    #[cfg(feature = "seeded-bugs")]
+    fn cut_behind(&mut self, last: LogIndex) {
+        let first = last.max(self.log.committed()).next();
+        if self.log.batch_with(first).is_some_and(|batch| batch.header().first_index == first) {
+            let truncated = self.log.truncate(first);
+            self.keep_record(truncated);
+            self.following.matched = self.following.matched.min(self.log.end().index);
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, commit: LogIndex, round: u64) {
+        self.following.owes_ack = true;
+        self.following.round = self.following.round.max(round);
+        self.commit_up_to(commit);
+    }
+
+    /// The leader has committed this: so has this node, as far as its log is the leader's.
+    pub(super) fn commit_up_to(&mut self, commit: LogIndex) {
+        let matched = match has_bug!(self, CommitsUnmatched) {
+            true => self.log.end().index,
+            false => self.following.matched,
+        };
+        // `matched` is the end of a batch, and so is what a leader commits.
+        let decided = commit.min(matched);
+        if decided > self.log.committed() {
+            self.log.commit(decided);
+        }
+    }
+
+    /// Tells the leader how far this log is, if it has asked or more is durable.
+    pub(super) fn acknowledge(&mut self) {
+        let Some(leader) = self.raft.leader() else { return };
+        let matched = self.following.matched;
+        let durable = match has_bug!(self, AcksBeforeDurable) {
+            true => matched,
+            false => self.log.durable().min(matched),
+        };
+        if !self.following.owes_ack && durable == self.following.acked_durable {
+            return;
+        }
+        self.following.owes_ack = false;
+        self.following.acked_durable = durable;
+        let (term, round) = (self.raft.term(), self.following.round);
+        self.send(leader, Message::Ack { term, round, matched, durable });
+    }
+}

@@ -1,0 +1,460 @@
+//! One node: Raft, the end of the log, the state and the requests that wait for them.
+
+mod config;
+mod election;
+mod following;
+mod leading;
+mod reads;
+mod receive;
+mod transfer;
+mod writes;
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use kvorum_protocol::peer::Message;
+use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Term};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use self::leading::Leading;
+use super::apply::{Applied, apply, for_each_entry};
+use super::asks::Asks;
+use super::following::Following;
+use super::log::Log;
+use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+use super::pending::PendingReads;
+use super::quorum::majority;
+use super::raft::{Raft, Role};
+use super::recovery::Recovery;
+use super::store::Store;
+use super::time::{Instant, Now};
+use super::waits::Waits;
+use super::writes::PendingWrites;
+
+pub use config::{
+    Asker, MemberProgress, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError, Violation,
+    WriteOutcome,
+};
+
+/// Room that a record takes in the log beyond its body: its header, and the rest of a disk block.
+const RECORD_OVERHEAD_BYTES: u64 = 2 * 4096;
+
+/// One `poll` stops when its answers hold this many bytes of values; the shell polls again.
+const POLL_VALUES_BYTES_SOFT: usize = 4 << 20;
+
+/// Bytes of applied batches that stay in memory for members that are a little behind.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
+/// The pure core of one node.
+///
+/// No I/O, no clock, no thread, no global randomness: time is an argument, chance a seed. Methods
+/// fall in four families:
+///
+/// - **requests**: [`write`](Node::write) and [`read`](Node::read) admit or answer;
+/// - **events**: [`durable`](Node::durable), [`set_log_room`](Node::set_log_room),
+///   [`receive`](Node::receive), [`tick`](Node::tick) and their like only change state;
+/// - **speech**: [`poll`](Node::poll) decides, applies, answers and sends, [`seal`](Node::seal)
+///   makes a batch of the turn's writes;
+/// - **getters**.
+///
+/// Calling an event, speech or a getter too often is harmless.
+///
+/// One rule covers all messages: none leaves before the record of the current term and vote is
+/// durable here. What a message says of entries, it says of durable ones. So whatever this node
+/// has ever said is still true after it has crashed.
+pub struct Node {
+    config: NodeConfig,
+    /// The time of the last event.
+    now: Instant,
+    rng: SmallRng,
+    raft: Raft,
+    log: Log,
+    store: Store,
+    /// What a leader knows and nobody else; `Some` exactly in that role.
+    leading: Option<Box<Leading>>,
+    /// What everybody else knows of the leader.
+    following: Following,
+    writes: PendingWrites,
+    reads: PendingReads,
+    asks: Asks,
+    waits: Waits,
+    /// Records made since the last `seal`.
+    records: Vec<(Lsn, Record)>,
+    /// Messages that wait until the record at the position is durable, in order.
+    gated: VecDeque<(Lsn, NodeId, Message)>,
+    /// Messages and fetches made since the last `poll` or `seal`.
+    messages: Vec<(NodeId, Message)>,
+    fetches: Vec<Fetch>,
+    /// Answers made outside `poll`.
+    replies: Vec<Reply>,
+    /// When to stand for election; `None` before the first tick.
+    election_deadline: Option<Instant>,
+    /// Bytes that the log is certain to take, of what is not sealed yet.
+    log_room_bytes: u64,
+    /// Whether more room may not come: then writes are refused instead of waiting for it.
+    log_is_short_of_space: bool,
+    reads_found: u64,
+    reads_missed: u64,
+    #[cfg(feature = "seeded-bugs")]
+    seeded_bug: Option<super::seeded::Bug>,
+}
+
+/// Whether a bug is switched on that the simulator must find. Never, unless for its tests.
+macro_rules! has_bug {
+    ($node:expr, $bug:ident) => {{
+        #[cfg(feature = "seeded-bugs")]
+        {
+            $node.seeded_bug == Some($crate::core::seeded::Bug::$bug)
+        }
+        #[cfg(not(feature = "seeded-bugs"))]
+        {
+            let _ = || &$node;
+            false
+        }
+    }};
+}
+use has_bug;
+
+impl Node {
+    /// A node in the state that its log tells, a follower until its first [`tick`](Node::tick).
+    ///
+    /// # Panics
+    /// When it is not among the members.
+    #[must_use]
+    pub fn new(config: NodeConfig, recovery: Recovery, log_room_bytes: u64) -> Node {
+        let members = &config.members;
+        assert!(members.get(config.id).is_some(), "node {} is not a member", config.id);
+        let is_alone = members.members().len() == 1;
+        let voters: Vec<NodeId> = members.voters().map(|member| member.id).collect();
+        let mut rng = SmallRng::seed_from_u64(config.seed);
+        let kept_bytes_max = if is_alone { 0 } else { KEPT_BYTES_MAX };
+        let mut node = Node {
+            now: Instant::default(),
+            writes: PendingWrites::new(majority(voters.len())),
+            raft: Raft::new(config.id, voters, recovery.term, recovery.voted_for),
+            log: Log::new(recovery.log, kept_bytes_max),
+            store: recovery.store,
+            leading: None,
+            following: Following::default(),
+            reads: PendingReads::default(),
+            asks: Asks::new(rand::RngExt::random::<u64>(&mut rng) >> 1),
+            waits: Waits::default(),
+            records: Vec::new(),
+            gated: VecDeque::new(),
+            messages: Vec::new(),
+            fetches: Vec::new(),
+            replies: Vec::new(),
+            election_deadline: None,
+            log_room_bytes,
+            log_is_short_of_space: false,
+            reads_found: 0,
+            reads_missed: 0,
+            #[cfg(feature = "seeded-bugs")]
+            seeded_bug: None,
+            rng,
+            config,
+        };
+        if node.log.end().index == LogIndex(0) {
+            node.bootstrap();
+        }
+        node.following.matched = node.log.committed();
+        node
+    }
+
+    /// The first entry of every log is the first member list, of term 0: the same bytes on every
+    /// node.
+    fn bootstrap(&mut self) {
+        let mut members = Vec::new();
+        self.config.members.encode(&mut members);
+        self.log.push(&Command::new(Op::Membership(&members)));
+        self.seal_open(Term(0), 0);
+    }
+
+    /// Switches a bug on.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn seed_bug(&mut self, bug: super::seeded::Bug) {
+        self.seeded_bug = Some(bug);
+    }
+
+    // Events
+
+    /// Every record up to `upto` survives a power cut.
+    pub fn durable(&mut self, upto: Lsn) {
+        self.log.mark_durable(upto);
+    }
+
+    /// Behind the record at `written`, the log takes this many bytes with certainty. When it is
+    /// short of space it may not get more.
+    pub fn set_log_room(&mut self, written: Lsn, bytes: u64, is_short_of_space: bool) {
+        let behind = self.log.staged_bytes_behind(written, RECORD_OVERHEAD_BYTES);
+        self.log_room_bytes = bytes.saturating_sub(behind);
+        self.log_is_short_of_space = is_short_of_space;
+    }
+
+    /// Timers. A no-op before [`deadline`](Node::deadline).
+    pub fn tick(&mut self, now: &Now) {
+        self.now = now.monotonic;
+        if self.raft.is_leader() {
+            self.tick_leader();
+        } else {
+            self.tick_election();
+        }
+        self.expire();
+        if self.waits.deadline() <= self.now {
+            self.answer_waits(Some(self.now));
+        }
+    }
+
+    fn expire(&mut self) {
+        let timeout = match has_bug!(self, TimeoutMeansRefused) {
+            true => Refusal::Busy,
+            false => Refusal::QuorumTimeout,
+        };
+        let (now, replies) = (self.now, &mut self.replies);
+        self.writes.expire(now, |to| refuse(replies, to, timeout));
+        self.reads.expire(now, |to| refuse(replies, to, Refusal::ReadTimeout));
+        self.asks.expire(now, |to| refuse(replies, to, Refusal::ReadTimeout));
+        if let Some(leading) = &mut self.leading {
+            leading.rounds.expire(now, |to| refuse(replies, to, Refusal::ReadTimeout));
+        }
+    }
+
+    // Speech
+
+    /// Decides, applies, answers and sends. True when there is more to say than one output should
+    /// hold: deliver this one and poll again.
+    pub fn poll(&mut self, out: &mut Output) -> bool {
+        self.answer_waits(None);
+        out.replies.append(&mut self.replies);
+        self.win_election();
+        self.advance_commit();
+        self.answer_other_writes(out);
+        self.settle_asks();
+        let mut more = self.apply_committed(out);
+        self.answer_other_writes(out);
+        if self.raft.is_leader() {
+            self.begin_round();
+            more |= self.release_reads(out);
+            self.go_on_transferring();
+            self.replicate();
+        } else {
+            self.ask();
+            self.acknowledge();
+        }
+        self.send_gated(out);
+        more
+    }
+
+    /// Makes one batch of the writes admitted since the last call, sends it to the others, and
+    /// hands out the records for this node's own log.
+    pub fn seal(&mut self, now: &Now, out: &mut Output) {
+        self.seal_open(self.raft.term(), now.wall_ms);
+        self.replicate();
+        self.send_gated(out);
+        out.records.append(&mut self.records);
+    }
+
+    fn seal_open(&mut self, term: Term, wall_ms: u64) {
+        if let Some(staged) = self.log.seal(term, wall_ms) {
+            self.keep_record(staged);
+        }
+    }
+
+    fn keep_record(&mut self, (lsn, record): (Lsn, Record)) {
+        if let Record::Batch(batch) = &record {
+            let bytes = batch.bytes().len() as u64 + RECORD_OVERHEAD_BYTES;
+            self.log_room_bytes = self.log_room_bytes.saturating_sub(bytes);
+        }
+        self.records.push((lsn, record));
+    }
+
+    /// Sends a message as soon as the current term and vote are durable.
+    fn send(&mut self, to: NodeId, message: Message) {
+        let mut gate = self.raft.vote_lsn();
+        if has_bug!(self, VoteBeforeDurable) && matches!(message, Message::VoteReply { .. }) {
+            gate = Lsn(0);
+        }
+        if gate <= self.log.durable_lsn() {
+            self.messages.push((to, message));
+        } else {
+            self.gated.push_back((gate, to, message));
+        }
+    }
+
+    fn send_gated(&mut self, out: &mut Output) {
+        let durable = self.log.durable_lsn();
+        out.messages.append(&mut self.messages);
+        while let Some((_, to, message)) = self.gated.pop_front_if(|gated| gated.0 <= durable) {
+            out.messages.push((to, message));
+        }
+        out.fetches.append(&mut self.fetches);
+    }
+
+    fn apply_committed(&mut self, out: &mut Output) -> bool {
+        loop {
+            if self.answer_reads(out) {
+                return true;
+            }
+            let Some((batch, offset)) = self.log.next_to_apply() else { return false };
+            let index = self.log.applied().next();
+            let flow = for_each_entry(
+                batch.bytes(),
+                offset,
+                index,
+                self,
+                |this| &this.store,
+                |this, entry| {
+                    let applied = apply(&mut this.store, entry);
+                    this.log.mark_applied(entry.index, entry.end);
+                    this.answer_write(entry.index, applied, out);
+                    let read_waits = this.reads.first_index() == Some(entry.index);
+                    if (read_waits && this.answer_reads(out)) || entry.index == this.log.committed()
+                    {
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                },
+            );
+            if flow.is_break() && self.log.applied() < self.log.committed() {
+                return true;
+            }
+        }
+    }
+
+    #[inline]
+    fn answer_write(&mut self, version: LogIndex, applied: Applied, out: &mut Output) {
+        let answer = || match applied {
+            Applied::Written | Applied::Nothing => Answer::Written { version },
+            Applied::Deleted(count) => Answer::Deleted { version, count },
+        };
+        if let Some((to, answer)) = self.writes.applied(version, answer) {
+            out.replies.push(Reply { to, answer });
+        }
+    }
+
+    // Getters
+
+    /// When the shell should call [`tick`](Node::tick) next, if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let waits = self.waits.deadline();
+        let requests = self.writes.deadline().min(self.reads.deadline()).min(waits);
+        match &self.leading {
+            Some(leading) => requests.min(leading.deadline(self.is_alone())),
+            None => {
+                let asks = self.asks.deadline(self.ask_patience());
+                let election = self.election_deadline.unwrap_or_default();
+                requests.min(asks).min(if self.raft.is_voter() { election } else { Instant::NEVER })
+            }
+        }
+    }
+
+    /// Whether [`seal`](Node::seal) would hand out any records.
+    #[must_use]
+    pub fn has_records(&self) -> bool {
+        !self.records.is_empty() || self.log.open_bytes() > 0
+    }
+
+    /// The state, for prefetching and for counting its keys.
+    #[inline]
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether the node leads, and its state is that of the log it found.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
+    }
+
+    /// Whether there is no other member.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.config.members.members().len() == 1
+    }
+
+    /// Index of the last entry in the state.
+    #[inline]
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.log.applied()
+    }
+
+    /// How many GETs were answered at once.
+    #[inline]
+    #[must_use]
+    pub fn reads_answered(&self) -> u64 {
+        self.reads_found + self.reads_missed
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &MemberList {
+        &self.config.members
+    }
+
+    /// How far the others are; nobody unless this node leads.
+    pub fn progress(&self) -> impl Iterator<Item = MemberProgress> {
+        self.leading.iter().flat_map(|leading| leading.members.iter()).map(|member| {
+            MemberProgress {
+                id: member.id,
+                matched: member.matched,
+                durable: member.durable,
+                heard_at: member.heard_at,
+            }
+        })
+    }
+
+    /// The voters, in the order of their ids.
+    #[must_use]
+    pub fn voters(&self) -> &[NodeId] {
+        self.raft.voters()
+    }
+
+    /// What the node was told.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// The figures that STATUS and INFO show.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            role: self.raft.role(),
+            term: self.raft.term(),
+            leader: self.raft.leader(),
+            committed: self.log.committed(),
+            applied: self.log.applied(),
+            last: self.log.end().index,
+            durable: self.log.durable(),
+            keys: self.store.len(),
+            memory_bytes: self.store.bytes(),
+            reads_found: self.reads_found,
+            reads_missed: self.reads_missed,
+        }
+    }
+
+    /// Whether the cluster has as many voters as `quorum` asks for.
+    ///
+    /// # Errors
+    /// [`Refusal::QuorumTooLarge`] when it has not.
+    #[inline]
+    pub fn check_quorum(&self, quorum: Option<Quorum>) -> Result<(), Refusal> {
+        quorum.map_or(Ok(()), |quorum| self.quorum_size(quorum).map(|_| ()))
+    }
+
+    #[inline]
+    fn quorum_size(&self, quorum: Quorum) -> Result<usize, Refusal> {
+        let voters = self.raft.voters().len();
+        quorum.size(voters).ok_or_else(|| Refusal::QuorumTooLarge {
+            voters: u8::try_from(voters).expect("bounded by VOTERS_MAX"),
+        })
+    }
+}
+
+fn refuse(replies: &mut Vec<Reply>, to: ReplyTo, refusal: Refusal) {
+    replies.push(Reply { to, answer: Answer::Refused(refusal) });
+}

@@ -1,0 +1,164 @@
+//! What a message does: the rules on terms that all of them share (Raft paper, section 5.1), then
+//! the one that is for it.
+
+use kvorum_protocol::peer::Message;
+use kvorum_protocol::{LogIndex, NodeId, Role as MemberRole, Term};
+
+use super::{Node, Violation};
+use crate::core::time::Now;
+
+/// No cluster holds so many elections between two messages: a term that is this much higher is
+/// damage or an attack, and would soon leave no higher ones.
+const TERM_JUMP_MAX: u64 = 1 << 32;
+
+impl Node {
+    /// A message came from another member. The shell has checked that it is who it says.
+    ///
+    /// # Errors
+    /// When no correct node sends such a message: its connection is to be closed.
+    pub fn receive(&mut self, now: &Now, from: NodeId, message: Message) -> Result<(), Violation> {
+        self.now = now.monotonic;
+        let Some(sender) = self.config.members.get(from).filter(|_| from != self.config.id) else {
+            return Err(Violation("it comes from a node that is no other member"));
+        };
+        let is_voter = sender.role == MemberRole::Voter;
+        check_sender(&message, is_voter)?;
+        let term = message.term();
+        if term.0.saturating_sub(self.raft.term().0) > TERM_JUMP_MAX {
+            return Err(Violation("its term is far beyond every term so far"));
+        }
+        match message {
+            Message::PreVoteRequest { term, last, last_term } => {
+                self.on_pre_vote_request(from, term, last, last_term);
+                return Ok(());
+            }
+            Message::PreVoteReply { term, granted: true } => {
+                self.on_pre_vote_granted(from, term);
+                return Ok(());
+            }
+            // A node that was cut off must not unseat a leader that works.
+            Message::VoteRequest { is_transfer: false, .. } if self.has_live_leader() => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        if term > self.raft.term() {
+            self.enter_term(term);
+        }
+        if term < self.raft.term() {
+            self.answer_old_term(from, message);
+            return Ok(());
+        }
+        self.receive_in_term(from, message)
+    }
+
+    /// A sender of an earlier term learns of the current one, if it waits for an answer.
+    fn answer_old_term(&mut self, from: NodeId, message: Message) {
+        let term = self.raft.term();
+        match message {
+            Message::Append(_) | Message::Heartbeat { .. } => {
+                let none = LogIndex(0);
+                self.send(from, Message::Ack { term, round: 0, matched: none, durable: none });
+            }
+            Message::VoteRequest { .. } => {
+                self.send(from, Message::VoteReply { term, granted: false });
+            }
+            Message::DurableRequest { id, .. } => self.on_durable_request(from, id),
+            Message::Ack { round, matched, durable, .. }
+                if super::has_bug!(self, CountsStaleAcks) =>
+            {
+                let _ = self.on_ack(from, round, matched, durable);
+            }
+            _ => {}
+        }
+    }
+
+    fn receive_in_term(&mut self, from: NodeId, message: Message) -> Result<(), Violation> {
+        match message {
+            Message::Append(append) => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_append(from, append)
+            }
+            Message::Heartbeat { commit, round, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_heartbeat(commit, round);
+                Ok(())
+            }
+            Message::VoteRequest { last, last_term, .. } => {
+                if self.raft.is_voter() {
+                    self.on_vote_request(from, last, last_term);
+                }
+                Ok(())
+            }
+            Message::VoteReply { granted, .. } => {
+                self.on_vote_reply(from, granted);
+                Ok(())
+            }
+            Message::AppendReject { prev, hint, hint_term, .. } => {
+                self.on_append_reject(from, prev, hint, hint_term);
+                Ok(())
+            }
+            Message::Ack { round, matched, durable, .. } => {
+                self.on_ack(from, round, matched, durable)
+            }
+            Message::TimeoutNow { .. } => {
+                self.on_timeout_now(from);
+                Ok(())
+            }
+            Message::ReadIndexRequest { id, .. } => {
+                self.on_read_index_request(from, id);
+                Ok(())
+            }
+            Message::ReadIndexReply { term, id, index } => {
+                self.asks.answer(id, from, term, index);
+                // It is committed, and known earlier so than by the next heartbeat.
+                self.commit_up_to(index);
+                Ok(())
+            }
+            Message::DurableRequest { id, .. } => {
+                self.on_durable_request(from, id);
+                Ok(())
+            }
+            Message::DurableReply { id, last, last_term, .. } => {
+                self.asks.answer(id, from, last_term, last);
+                Ok(())
+            }
+            // Granted ones never come here, and the others have only brought their term.
+            Message::PreVoteReply { .. } | Message::PreVoteRequest { .. } => Ok(()),
+        }
+    }
+
+    /// A term has one leader (Raft paper, figure 3), and it never changes.
+    fn check_leader(&self, from: NodeId) -> Result<(), Violation> {
+        match self.raft.leader() {
+            Some(leader) if leader != from => Err(Violation("its term has another leader")),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_durable_request(&mut self, from: NodeId, id: u64) {
+        let (term, last) = (self.raft.term(), self.log.durable());
+        let last_term = self.log.terms().term_at(last).expect("what is durable is in the log");
+        self.send(from, Message::DurableReply { term, id, last, last_term });
+    }
+}
+
+/// What only voters say must come from one.
+fn check_sender(message: &Message, is_voter: bool) -> Result<(), Violation> {
+    let needs_vote = match message {
+        Message::Ack { .. }
+        | Message::AppendReject { .. }
+        | Message::ReadIndexRequest { .. }
+        | Message::DurableRequest { .. } => false,
+        Message::PreVoteRequest { term, .. } if *term == Term(0) => {
+            return Err(Violation("it asks for a pre-vote in term 0"));
+        }
+        _ => true,
+    };
+    if needs_vote && !is_voter {
+        return Err(Violation("it comes from a learner, and only voters say such things"));
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! How far a leader has brought one other member.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kvorum_protocol::{LogIndex, NodeId};
+
+use super::time::Instant;
+
+/// Bytes of entries that may be on their way to one member, not durable there yet.
+const WINDOW_BYTES: usize = 16 << 20;
+
+/// What was sent is given up for lost when nothing of it has arrived for so many of the timeouts
+/// at first, twice as many the next time, and so on. Connections do not lose anything without
+/// breaking, and a break is told at once, so this is for what nobody foresees.
+const PATIENCE_MAX: u32 = 8;
+
+/// What may be sent next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// One question at a time where the two logs part. `asked` is the entry in question, once it
+    /// was sent.
+    Probe { asked: Option<LogIndex> },
+    /// Everything behind `next`, as far as the window goes.
+    Stream,
+    /// The entries at `next` are being read back from the disk.
+    Fetch,
+}
+
+/// How far one other member is, as its leader knows it.
+///
+/// Invariants: `durable <= matched < next`; `durable` and `matched` never go back in a term.
+#[derive(Debug)]
+pub struct Progress {
+    /// Who.
+    pub id: NodeId,
+    /// Whether it counts.
+    pub is_voter: bool,
+    /// Up to here its log is the leader's.
+    pub matched: LogIndex,
+    /// Up to here that is durable.
+    pub durable: LogIndex,
+    /// The highest round that it has confirmed.
+    pub round: u64,
+    /// When it was heard last in this term.
+    pub heard_at: Option<Instant>,
+    /// The next entry to send.
+    next: LogIndex,
+    mode: Mode,
+    /// The last entries and the bytes of what was sent and is not durable there, in order.
+    in_flight: VecDeque<(LogIndex, usize)>,
+    in_flight_bytes: usize,
+    /// When something was sent or acknowledged last.
+    moved_at: Instant,
+    /// How many timeouts to wait for a move.
+    patience: u32,
+}
+
+impl Progress {
+    /// At the start of a term: its log may be as long as the leader's, which ends before `next`.
+    pub fn new(id: NodeId, is_voter: bool, next: LogIndex, now: Instant) -> Progress {
+        Progress {
+            id,
+            is_voter,
+            matched: LogIndex(0),
+            durable: LogIndex(0),
+            round: 0,
+            heard_at: None,
+            next,
+            mode: Mode::Probe { asked: None },
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            moved_at: now,
+            patience: 1,
+        }
+    }
+
+    /// What was on its way may be lost: ask where the member is.
+    pub fn probe(&mut self, now: Instant) {
+        self.mode = Mode::Probe { asked: None };
+        if self.matched > LogIndex(0) {
+            self.next = self.matched.next();
+        }
+        self.forget_in_flight();
+        self.moved_at = now;
+    }
+
+    fn forget_in_flight(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    /// The entry to ask for, if it is time to ask.
+    pub fn probe_due(&mut self) -> Option<LogIndex> {
+        let Mode::Probe { asked: asked @ None } = &mut self.mode else { return None };
+        let prev = LogIndex(self.next.0 - 1);
+        *asked = Some(prev);
+        Some(prev)
+    }
+
+    /// Where the next entries start, if more may be sent.
+    pub fn next_to_send(&self) -> Option<LogIndex> {
+        let may_send = self.mode == Mode::Stream && self.in_flight_bytes < WINDOW_BYTES;
+        may_send.then_some(self.next)
+    }
+
+    /// The entries up to `last` are on their way.
+    pub fn sent(&mut self, last: LogIndex, bytes: usize, now: Instant) {
+        assert!(last >= self.next);
+        if self.in_flight.is_empty() {
+            self.moved_at = now;
+        }
+        self.next = last.next();
+        self.in_flight.push_back((last, bytes));
+        self.in_flight_bytes += bytes;
+    }
+
+    /// The entries at `next` have to be read from the disk first.
+    pub fn fetch(&mut self) {
+        self.mode = Mode::Fetch;
+    }
+
+    /// They have come, from `from` on. False when nobody waits for them any more.
+    pub fn fetched(&mut self, from: LogIndex) -> bool {
+        if self.mode != Mode::Fetch || from != self.next {
+            return false;
+        }
+        self.mode = Mode::Stream;
+        true
+    }
+
+    /// They can not be read: ask again after a while.
+    pub fn stall(&mut self, now: Instant) {
+        self.probe(now);
+        self.mode = Mode::Probe { asked: Some(LogIndex(self.next.0 - 1)) };
+    }
+
+    /// The member says how far it is. Whatever came before, it is at least there.
+    pub fn acknowledge(&mut self, matched: LogIndex, durable: LogIndex, now: Instant) {
+        if matched > self.matched || durable > self.durable {
+            (self.moved_at, self.patience) = (now, 1);
+        }
+        self.matched = self.matched.max(matched);
+        self.durable = self.durable.max(durable);
+        if matches!(self.mode, Mode::Probe { asked: Some(asked) } if asked <= self.matched) {
+            self.mode = Mode::Stream;
+            self.next = self.matched.next();
+        }
+        if self.next <= self.matched {
+            // It has more than was sent to it by this count: an earlier copy has arrived.
+            self.next = self.matched.next();
+            if self.mode == Mode::Fetch {
+                self.mode = Mode::Stream;
+            }
+        }
+        while let Some((_, bytes)) = self.in_flight.pop_front_if(|sent| sent.0 <= self.durable) {
+            self.in_flight_bytes -= bytes;
+        }
+    }
+
+    /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
+    pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
+        let is_stale = prev <= self.matched
+            || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
+        if is_stale {
+            return;
+        }
+        self.probe(now);
+        self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.matched).next();
+    }
+
+    /// Gives up what was sent and never arrived.
+    pub fn check(&mut self, now: Instant, timeout: Duration) {
+        let waits = match self.mode {
+            Mode::Probe { asked } => asked.is_some(),
+            Mode::Stream => self.matched.next() < self.next,
+            Mode::Fetch => false,
+        };
+        if waits && now.since(self.moved_at) >= timeout * self.patience {
+            self.probe(now);
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        }
+    }
+}

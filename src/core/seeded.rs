@@ -1,0 +1,89 @@
+//! Bugs that other systems had, to be switched on one at a time: the simulator has to find each
+//! of them, or it would not find ours. Without the feature `seeded-bugs`, which only tests
+//! enable, none of this is compiled in.
+
+/// One known way to get it wrong. The letters are those of the reliability checklist's groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// A vote leaves before it is durable.
+    VoteBeforeDurable,
+    /// A candidate counts its own vote before it is durable.
+    OwnVoteBeforeDurable,
+    /// A term is adopted without a record of it.
+    TermNotPersisted,
+    /// A second candidate of a term gets a vote too.
+    VotesTwice,
+    /// Candidates' logs are compared by length alone.
+    LongerLogWins,
+    /// A leader counts its own entries before its sync.
+    CountsOwnUnsynced,
+    /// A follower reports what it has received as durable.
+    AcksBeforeDurable,
+    /// A leader commits entries of earlier terms by counting.
+    CommitsOldTerm,
+    /// The commit index is what one voter has, not what a majority has.
+    CommitsWithoutQuorum,
+    /// Learners count for commit.
+    LearnersCount,
+    /// A short or late Append cuts off what stands behind it.
+    TruncatesBehindAppend,
+    /// Acknowledgements of an earlier term count.
+    CountsStaleAcks,
+    /// A follower commits what the leader has committed, though its own entries may differ.
+    CommitsUnmatched,
+    /// After a truncation the durable mark still covers the entries that were cut.
+    DurableMarkSurvivesTruncation,
+    /// A follower does not look whether the entry before an Append is its own.
+    SkipsLogCheck,
+    /// A new leader answers reads before an entry of its term is committed.
+    ReadsBeforeNoop,
+    /// A leader answers reads without asking whether it still is one.
+    ReadsWithoutRound,
+    /// Reads of an earlier leadership are confirmed by rounds of a later one.
+    ReadsSurviveLeadership,
+    /// A follower answers a read without waiting for the index that the leader has named.
+    FollowerReadsAtOnce,
+    /// A read with R = k hears one voter less.
+    ReadsOneVoterLess,
+    /// Waiting writes are not told that leadership is lost, and fire for another leader's entries.
+    WaitersSurviveLeadership,
+    /// A timeout is reported as a refusal.
+    TimeoutMeansRefused,
+    /// After a restart the whole log is applied, decided or not.
+    RecoveryAppliesAll,
+    /// W = N answers when a majority has the write.
+    AnswersAtMajority,
+    /// A write that is refused because another node leads is in the log nevertheless.
+    RefusedButLogged,
+}
+
+impl Bug {
+    /// Every one.
+    pub const ALL: [Bug; 25] = [
+        Bug::VoteBeforeDurable,
+        Bug::OwnVoteBeforeDurable,
+        Bug::TermNotPersisted,
+        Bug::VotesTwice,
+        Bug::LongerLogWins,
+        Bug::CountsOwnUnsynced,
+        Bug::AcksBeforeDurable,
+        Bug::CommitsOldTerm,
+        Bug::CommitsWithoutQuorum,
+        Bug::LearnersCount,
+        Bug::TruncatesBehindAppend,
+        Bug::CountsStaleAcks,
+        Bug::CommitsUnmatched,
+        Bug::DurableMarkSurvivesTruncation,
+        Bug::SkipsLogCheck,
+        Bug::ReadsBeforeNoop,
+        Bug::ReadsWithoutRound,
+        Bug::ReadsSurviveLeadership,
+        Bug::FollowerReadsAtOnce,
+        Bug::ReadsOneVoterLess,
+        Bug::WaitersSurviveLeadership,
+        Bug::TimeoutMeansRefused,
+        Bug::RecoveryAppliesAll,
+        Bug::AnswersAtMajority,
+        Bug::RefusedButLogged,
+    ];
+}

@@ -1,0 +1,242 @@
+//! Writes in the log whose answer is due.
+//!
+//! Most wait for exactly a majority, which is what commits them: they are answered when they are
+//! applied. Some are answered earlier or later (W below or above a majority) and stand in queues
+//! of their own, one for each W, so that the common ones pay nothing for them.
+
+use std::collections::VecDeque;
+
+use kvorum_protocol::LogIndex;
+
+use super::output::{Answer, ReplyTo};
+use super::pending::Look;
+use super::time::Instant;
+
+/// A write that waits.
+#[derive(Debug)]
+struct PendingWrite {
+    index: LogIndex,
+    /// `None` once it was answered early (its quorum came too late).
+    to: Option<ReplyTo>,
+    deadline: Instant,
+    /// What is to be answered, once it is known.
+    answer: Option<Answer>,
+}
+
+/// The writes that wait for so many durable copies.
+#[derive(Debug)]
+struct OtherQueue {
+    voters: usize,
+    /// In the order of their indexes.
+    writes: VecDeque<PendingWrite>,
+    /// How many of them have their answer.
+    applied: usize,
+}
+
+/// All writes that wait.
+#[derive(Debug)]
+pub struct PendingWrites {
+    /// How many voters commit.
+    majority: usize,
+    /// Those that a commit answers, in the order of their indexes.
+    common: VecDeque<PendingWrite>,
+    /// The others, by their W.
+    others: Vec<OtherQueue>,
+    look: Look,
+}
+
+impl PendingWrites {
+    /// Nothing waits. `majority` voters commit.
+    pub fn new(majority: usize) -> PendingWrites {
+        PendingWrites {
+            majority,
+            common: VecDeque::new(),
+            others: Vec::new(),
+            look: Look::default(),
+        }
+    }
+
+    /// The write at `index` waits for `voters` durable copies.
+    #[inline]
+    pub fn push(&mut self, index: LogIndex, voters: usize, to: ReplyTo, deadline: Instant) {
+        self.look.note(deadline);
+        let write = PendingWrite { index, to: Some(to), deadline, answer: None };
+        let queue =
+            if voters == self.majority { &mut self.common } else { self.other_queue(voters) };
+        assert!(queue.back().is_none_or(|last| last.index < index));
+        queue.push_back(write);
+    }
+
+    #[cold]
+    fn other_queue(&mut self, voters: usize) -> &mut VecDeque<PendingWrite> {
+        let at = self.others.iter().position(|queue| queue.voters == voters);
+        let at = at.unwrap_or_else(|| {
+            self.others.push(OtherQueue { voters, writes: VecDeque::new(), applied: 0 });
+            self.others.len() - 1
+        });
+        &mut self.others[at].writes
+    }
+
+    /// The entry at `index` was applied; answers who is to be told so now. A write with a W of
+    /// its own keeps its answer until that is reached.
+    #[inline]
+    pub fn applied(
+        &mut self,
+        index: LogIndex,
+        answer: impl FnOnce() -> Answer,
+    ) -> Option<(ReplyTo, Answer)> {
+        if let Some(first) = self.common.front() {
+            assert!(first.index >= index, "a write was passed over");
+            if first.index == index {
+                let write = self.common.pop_front()?;
+                return write.to.map(|to| (to, answer()));
+            }
+        }
+        if !self.others.is_empty() {
+            self.note_answer(index, answer);
+        }
+        None
+    }
+
+    #[cold]
+    fn note_answer(&mut self, index: LogIndex, answer: impl FnOnce() -> Answer) {
+        for queue in &mut self.others {
+            if let Some(write) = queue.writes.get_mut(queue.applied)
+                && write.index == index
+            {
+                write.answer = Some(answer());
+                queue.applied += 1;
+                return;
+            }
+        }
+    }
+
+    /// Whether any write has a W other than a majority.
+    #[inline]
+    pub fn has_others(&self) -> bool {
+        self.others.iter().any(|queue| !queue.writes.is_empty())
+    }
+
+    /// Takes a write whose W is reached: `held_by(w)` is the last entry that so many voters hold
+    /// durably. With W below a majority that may be before the entry is applied: `foretell` then
+    /// says what its answer will be.
+    pub fn take_other(
+        &mut self,
+        held_by: impl Fn(usize) -> LogIndex,
+        mut foretell: impl FnMut(LogIndex) -> Answer,
+    ) -> Option<(ReplyTo, Answer)> {
+        for queue in &mut self.others {
+            let held = held_by(queue.voters);
+            while let Some(first) = queue.writes.front() {
+                let is_early = queue.voters < self.majority;
+                if first.index > held || (first.answer.is_none() && !is_early) {
+                    break;
+                }
+                let write = queue.writes.pop_front().expect("there is a first");
+                queue.applied -= usize::from(write.answer.is_some());
+                if let Some(to) = write.to {
+                    return Some((to, write.answer.unwrap_or_else(|| foretell(write.index))));
+                }
+            }
+        }
+        None
+    }
+
+    /// When [`expire`](PendingWrites::expire) has something to look at.
+    pub fn deadline(&self) -> Instant {
+        self.look.deadline()
+    }
+
+    /// Gives up what has waited too long: it stays in the log, without anybody to answer.
+    pub fn expire(&mut self, now: Instant, mut refuse: impl FnMut(ReplyTo)) {
+        if self.deadline() > now {
+            return;
+        }
+        let mut earliest = Instant::NEVER;
+        let others = self.others.iter_mut().flat_map(|queue| &mut queue.writes);
+        for write in self.common.iter_mut().chain(others) {
+            if write.to.is_none() {
+                continue;
+            }
+            if write.deadline <= now {
+                write.to.take().into_iter().for_each(&mut refuse);
+            } else {
+                earliest = earliest.min(write.deadline);
+            }
+        }
+        self.look.again(earliest, now);
+    }
+
+    /// Takes everybody who waits: leadership is lost, and other entries may come in their place.
+    pub fn drain(&mut self) -> impl Iterator<Item = ReplyTo> {
+        let others = self.others.drain(..).flat_map(|queue| queue.writes);
+        self.common.drain(..).chain(others).filter_map(|write| write.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Instant = Instant(1_000_000_000);
+
+    fn to(tag: u32) -> ReplyTo {
+        ReplyTo { connection: 1, tag }
+    }
+
+    fn written(index: u64) -> Answer {
+        Answer::Written { version: LogIndex(index) }
+    }
+
+    /// Three voters: one with W = 1, one with W = 2, one with W = 3.
+    fn pending() -> PendingWrites {
+        let mut pending = PendingWrites::new(2);
+        for voters in 1..=3 {
+            let index = LogIndex(voters as u64);
+            pending.push(index, voters, to(u32::try_from(voters).unwrap()), LATER);
+        }
+        pending
+    }
+
+    #[test]
+    fn a_majority_is_answered_by_being_applied() {
+        let mut pending = pending();
+        assert_eq!(pending.applied(LogIndex(1), || written(1)), None);
+        assert_eq!(pending.applied(LogIndex(2), || written(2)), Some((to(2), written(2))));
+    }
+
+    #[test]
+    fn fewer_copies_answer_before_the_commit() {
+        let mut pending = pending();
+        let held = |voters| LogIndex(if voters == 1 { 1 } else { 0 });
+        assert_eq!(pending.take_other(held, |_| written(1)), Some((to(1), written(1))));
+        assert_eq!(pending.take_other(held, |_| written(1)), None);
+    }
+
+    #[test]
+    fn more_copies_answer_when_all_hold_it_and_it_is_applied() {
+        let mut pending = pending();
+        let foretell = |index: LogIndex| written(index.0);
+        let all_hold = |voters| LogIndex(if voters == 1 { 0 } else { 3 });
+        assert_eq!(pending.take_other(all_hold, foretell), None, "not applied yet");
+        for index in 1..=3 {
+            pending.applied(LogIndex(index), || written(index));
+        }
+        let two_hold = |voters| LogIndex(if voters == 2 { 3 } else { 2 });
+        assert_eq!(pending.take_other(two_hold, foretell), Some((to(1), written(1))));
+        assert_eq!(pending.take_other(two_hold, foretell), None, "the third copy is missing");
+        assert_eq!(pending.take_other(all_hold, foretell), Some((to(3), written(3))));
+        assert!(!pending.has_others());
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_answered_again() {
+        let mut pending = pending();
+        let mut refused = Vec::new();
+        pending.expire(LATER, |to| refused.push(to));
+        assert_eq!(refused, [to(2), to(1), to(3)]);
+        assert_eq!(pending.applied(LogIndex(2), || written(2)), None);
+        assert_eq!(pending.take_other(|_| LogIndex(3), |_| written(1)), None);
+        assert_eq!(pending.drain().count(), 0);
+    }
+}
