@@ -190,6 +190,11 @@ impl MemoryDisk {
         state.crashed = false;
     }
 
+    /// Whether the power has gone, as planned.
+    pub fn has_crashed(&self) -> bool {
+        self.state().crashed
+    }
+
     /// Operations since the plan was made.
     pub fn operations(&self) -> u64 {
         self.state().faults.operations()
