@@ -85,13 +85,6 @@ pub enum ConfigError {
         /// What does not go together.
         conflict: Conflict,
     },
-    /// A cluster of more than one node, which this version can not run.
-    NotYet {
-        /// How many voters were asked for.
-        voters: usize,
-        /// How many learners were asked for.
-        learners: usize,
-    },
 }
 
 /// Values that do not go together.
@@ -198,11 +191,6 @@ impl fmt::Display for ConfigError {
                 write!(f, "{origin}: {conflict}")
             }
             ConfigError::Conflict { origin: None, conflict } => conflict.fmt(f),
-            ConfigError::NotYet { voters, learners } => write!(
-                f,
-                "{voters} voters and {learners} learners: this version runs clusters of one \
-                 voter only, leave out --learner and every --member but this node's own"
-            ),
         }
     }
 }

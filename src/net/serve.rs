@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
-use crate::config::{Config, LISTEN_DEFAULT};
+use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
 use crate::disk::{DiskError, FileDisk};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
@@ -45,6 +45,8 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// The configuration does not fit the cluster that the log belongs to.
+    Config(ConfigError),
     /// The log belongs to a cluster, which this version does not form.
     Cluster {
         /// The data directory.
@@ -71,6 +73,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Disk(error) => error.fmt(f),
             ServeError::Log(error) => error.fmt(f),
+            ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
             }
@@ -115,6 +118,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let connections_max = raise_descriptor_limit(config.connections_max);
     let (writer, recovery) = open_log(&config)?;
     let members = members(&config, &recovery)?;
+    config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = members.get(config.id).expect("`members` makes sure").clone();
     let listener = match early {
         Some(listener) => listener,
