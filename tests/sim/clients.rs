@@ -192,9 +192,13 @@ impl World {
         Some(Quorum::Count(u8::try_from(count).expect("voters are few")))
     }
 
-    /// A quorum that keeps operations linearizable.
+    /// A quorum that keeps operations linearizable. R = 1 never does, not even with one voter: a
+    /// learner too answers it at once.
     fn strict_quorum(&mut self) -> Option<Quorum> {
         let voters = u64::from(self.options.voters);
+        if voters == 1 {
+            return self.chance.one_of(&[None, Some(Quorum::Majority)]);
+        }
         let count = self.chance.between(voters / 2 + 1, voters);
         let count = Quorum::Count(u8::try_from(count).expect("voters are few"));
         self.chance.weighted(&[(12, None), (2, Some(Quorum::Majority)), (1, Some(count))])

@@ -113,6 +113,10 @@ impl World {
             if process.core.is_ready() && status.leader == Some(machine.id) {
                 leaders.push(place);
             }
+            // A sync that has begun before may take a while longer.
+            if status.durable != status.last {
+                return Err(());
+            }
             states.push((status.term, status.leader, status.applied, status.last));
         }
         let [leader] = leaders[..] else { return Err(()) };

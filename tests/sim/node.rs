@@ -53,6 +53,8 @@ pub struct Process {
     pub last_writes: BTreeMap<u64, LogIndex>,
     /// When the log wants to be tended.
     pub tend_at: Option<Time>,
+    /// How many turns in a row have wanted the next one at once.
+    pub hurries: u32,
     pub scratch: Vec<u8>,
 }
 
@@ -101,6 +103,7 @@ impl Process {
             waiting: BTreeMap::new(),
             last_writes: BTreeMap::new(),
             tend_at: None,
+            hurries: 0,
             scratch: Vec::new(),
         }
     }
