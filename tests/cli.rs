@@ -345,6 +345,11 @@ fn wal_dump_shows_the_log_in_the_words_of_the_text_protocol() {
     }
     let positions = ["SET greeting", "SET n", "DELETE n"].map(|words| dump.find(words).unwrap());
     assert!(positions.is_sorted(), "{dump}");
+    let output = run(&["wal", "dump", "--brief", text(&data)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let brief = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<&str> = dump.lines().filter(|line| !line.starts_with("  ")).collect();
+    assert_eq!(brief.lines().collect::<Vec<_>>(), expected, "the same without the entries");
 }
 
 #[test]
