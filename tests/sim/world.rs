@@ -30,17 +30,32 @@ const TURN_DELAY_MAX: Time = 100 * MICROSECOND;
 pub enum Event {
     /// A process has a turn.
     Turn(Place),
-    Deliver { from: Place, to: Place, connection: u32, message: Message },
+    Deliver {
+        from: Place,
+        to: Place,
+        connection: u32,
+        message: Message,
+    },
     /// A sync of this life is through.
     Synced(Place, u32),
     /// The log of this life wants to be tended.
     Tend(Place, u32),
     /// A part of the log is read back.
-    Read { place: Place, life: u32, member: NodeId, from: LogIndex, batches: Vec<Batch> },
+    Read {
+        place: Place,
+        life: u32,
+        member: NodeId,
+        from: LogIndex,
+        batches: Vec<Batch>,
+    },
     /// Two nodes try to connect.
     Connect(Place, Place),
     /// A node finds that another is gone, if it still is.
-    Refused { place: Place, gone: Place, life: u32 },
+    Refused {
+        place: Place,
+        gone: Place,
+        life: u32,
+    },
     Start(Place),
     Fault(Fault),
     /// The partition with this number is over.
