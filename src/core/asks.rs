@@ -171,9 +171,10 @@ impl Asks {
 
     /// When something should be sent again or given up.
     pub fn deadline(&self, patience: Duration) -> Instant {
-        let repeat = |ask: &Ask| match ask.is_complete() {
-            true => Instant::NEVER,
-            false => ask.sent_at.after(patience),
+        // What was never sent waits for somebody to ask, which is no matter of time.
+        let repeat = |ask: &Ask| match ask.id {
+            Some(_) if !ask.is_complete() => ask.sent_at.after(patience),
+            _ => Instant::NEVER,
         };
         let due = |ask: &Ask| repeat(ask).min(ask.earliest);
         self.asks.iter().map(due).min().unwrap_or(Instant::NEVER)

@@ -29,7 +29,8 @@ enum Mode {
 
 /// How far one other member is, as its leader knows it.
 ///
-/// Invariants: `durable <= matched < next`; `durable` and `matched` never go back in a term.
+/// Invariants: `durable <= matched < next`; `durable` never goes back in a term, `matched` does
+/// when the member has crashed.
 #[derive(Debug)]
 pub struct Progress {
     /// Who.
@@ -75,12 +76,13 @@ impl Progress {
         }
     }
 
-    /// What was on its way may be lost: ask where the member is.
+    /// What was on its way may be lost, and what was not durable too: ask where the member is.
     pub fn probe(&mut self, now: Instant) {
         self.mode = Mode::Probe { asked: None };
         if self.matched > LogIndex(0) {
             self.next = self.matched.next();
         }
+        self.matched = self.durable;
         self.forget_in_flight();
         self.moved_at = now;
     }
@@ -160,13 +162,13 @@ impl Progress {
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
     pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
-        let is_stale = prev <= self.matched
+        let is_stale = prev <= self.durable
             || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
         if is_stale {
             return;
         }
         self.probe(now);
-        self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.matched).next();
+        self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.durable).next();
     }
 
     /// Gives up what was sent and never arrived.

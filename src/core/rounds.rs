@@ -110,7 +110,7 @@ impl Rounds {
 
     /// The round to begin now, if anything waits for one that has not begun.
     pub fn begin(&mut self) -> Option<u64> {
-        let waits = self.held.back().is_some_and(|held| held.condition.round > self.begun);
+        let waits = self.held.iter().any(|held| held.condition.round > self.begun);
         if !waits {
             return None;
         }

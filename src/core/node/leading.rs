@@ -36,7 +36,7 @@ pub struct Leading {
     /// When to count who was heard (check-quorum; Raft thesis, section 6.2).
     count_at: Instant,
     /// The commit index in the last message to all.
-    told_commit: LogIndex,
+    pub told_commit: LogIndex,
     /// The last durable record, and since when it is the last.
     pub durable_since: (Lsn, Instant),
 }

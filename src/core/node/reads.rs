@@ -204,7 +204,12 @@ impl Node {
             |condition| rounds[condition.voters.max(1) - 1] >= condition.round,
             |asked| answers.push(asked),
         );
+        let is_news = leading.told_commit < self.log.committed();
         self.leading = Some(leading);
+        if !answers.is_empty() && is_news {
+            // Who waits for an index has to hear that it is committed.
+            self.send_heartbeats();
+        }
         let term = self.raft.term();
         for Asked { by, id, index } in answers {
             self.send(by, Message::ReadIndexReply { term, id, index });

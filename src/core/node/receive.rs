@@ -113,8 +113,6 @@ impl Node {
             }
             Message::ReadIndexReply { term, id, index } => {
                 self.asks.answer(id, from, term, index);
-                // It is committed, and known earlier so than by the next heartbeat.
-                self.commit_up_to(index);
                 Ok(())
             }
             Message::DurableRequest { id, .. } => {
