@@ -19,7 +19,8 @@ pub struct Clock {
 impl Clock {
     /// What the node reads at `time`.
     pub fn now(&self, time: Time) -> Now {
-        let wall_ms = (WALL_START_MS + time / MILLISECOND).saturating_add_signed(self.wall_offset_ms);
+        let wall_ms =
+            (WALL_START_MS + time / MILLISECOND).saturating_add_signed(self.wall_offset_ms);
         Now { monotonic: Instant(time / 1000 * self.pace), wall_ms }
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use kvorum_protocol::{Op, Term};
 
 use crate::invariants::{Checked, ensure};
-use crate::memory_disk::Loss;
 use crate::life::Death;
+use crate::memory_disk::Loss;
 use crate::network::Place;
 use crate::queue::{MILLISECOND, SECOND, Time};
 use crate::world::{Event, Tally, World};
@@ -18,11 +18,19 @@ pub enum Ending {
     /// Not yet.
     Trouble,
     /// By then there must be one leader whom all follow, and all states must be equal.
-    Settling { until: Time },
+    Settling {
+        until: Time,
+    },
     /// By then the last requests must be answered.
-    Asking { until: Time, term: Term },
+    Asking {
+        until: Time,
+        term: Term,
+    },
     /// Until then nobody may stand for election.
-    Quiet { until: Time, term: Term },
+    Quiet {
+        until: Time,
+        term: Term,
+    },
     Over,
 }
 

@@ -1,6 +1,6 @@
 //! What a log holds, as an observer of the records sees it.
 
-use kvorum::core::{Record, ReplayError, Recovery};
+use kvorum::core::{Record, Recovery, ReplayError};
 use kvorum::wal::{RecordView, RecoverySink};
 use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, NodeId, Term};
 

@@ -66,9 +66,9 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn seeds(text: &str) -> Range<u64> {
-    let parsed = text.split_once("..").and_then(|(start, end)| {
-        Some(start.trim().parse().ok()?..end.trim().parse().ok()?)
-    });
+    let parsed = text
+        .split_once("..")
+        .and_then(|(start, end)| Some(start.trim().parse().ok()?..end.trim().parse().ok()?));
     parsed.unwrap_or_else(|| panic!("KVORUM_SIM_SEEDS={text}: it is written 0..100"))
 }
 

@@ -33,9 +33,9 @@ const LAST_BLOCKS: usize = 3;
 
 impl World {
     pub fn begin_trouble(&mut self) {
-        for fault in [
-            Crash, Pause, Partition, Clog, Reset, WallJump, DiskError, FullDisk, Transfer, Damage,
-        ] {
+        for fault in
+            [Crash, Pause, Partition, Clog, Reset, WallJump, DiskError, FullDisk, Transfer, Damage]
+        {
             self.schedule_fault(fault);
         }
     }

@@ -172,13 +172,7 @@ impl World {
 
     // Requests
 
-    fn serve_requests(
-        &mut self,
-        place: Place,
-        process: &mut Process,
-        now: &Now,
-        said: &mut Said,
-    ) {
+    fn serve_requests(&mut self, place: Place, process: &mut Process, now: &Now, said: &mut Said) {
         for (op, give_up_at) in std::mem::take(&mut process.backlog) {
             if give_up_at <= self.now {
                 said.answers.push((op, Told::Refused(Refusal::Busy)));

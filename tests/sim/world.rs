@@ -3,6 +3,8 @@
 //! Nothing in it is real but the code under test: [`kvorum::core::Node`] and [`kvorum::wal`]. All
 //! that is left to chance comes from one seed, so the same seed is the same world.
 
+use std::time::Instant;
+
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, Member, MemberList, NodeId, Role};
 
@@ -30,17 +32,32 @@ const TURN_DELAY_MAX: Time = 100 * MICROSECOND;
 pub enum Event {
     /// A process has a turn.
     Turn(Place),
-    Deliver { from: Place, to: Place, connection: u32, message: Message },
+    Deliver {
+        from: Place,
+        to: Place,
+        connection: u32,
+        message: Message,
+    },
     /// A sync of this life is through.
     Synced(Place, u32),
     /// The log of this life wants to be tended.
     Tend(Place, u32),
     /// A part of the log is read back.
-    Read { place: Place, life: u32, member: NodeId, from: LogIndex, batches: Vec<Batch> },
+    Read {
+        place: Place,
+        life: u32,
+        member: NodeId,
+        from: LogIndex,
+        batches: Vec<Batch>,
+    },
     /// Two nodes try to connect.
     Connect(Place, Place),
     /// A node finds that another is gone, if it still is.
-    Refused { place: Place, gone: Place, life: u32 },
+    Refused {
+        place: Place,
+        gone: Place,
+        life: u32,
+    },
     Start(Place),
     Fault(Fault),
     /// The partition with this number is over.
@@ -67,6 +84,9 @@ pub struct World {
     pub options: Options,
     pub chance: Chance,
     pub now: Time,
+    /// When virtual time began, for code that takes the clock of the standard library as an
+    /// argument. Another moment in every run, so that whoever looks at the real clock is found out.
+    pub epoch: Instant,
     pub queue: Queue<Event>,
     pub machines: Vec<Machine>,
     pub network: Network,
@@ -108,6 +128,7 @@ impl World {
             .collect();
         World {
             now: 0,
+            epoch: Instant::now(),
             queue: Queue::new(),
             machines,
             network: Network::new(nodes, options.network.clone()),

@@ -65,7 +65,8 @@ impl Ledger {
     pub fn stays(&self, place: Place, voided: &[Batch]) -> Checked {
         for batch in voided {
             let header = batch.header();
-            let is_decided = self.batch_at(header.first_index).is_some_and(|b| b.header() == header);
+            let is_decided =
+                self.batch_at(header.first_index).is_some_and(|b| b.header() == header);
             ensure(!is_decided, "what is decided never changes", || {
                 format!("n{} truncates {header:?}, which is decided", place + 1)
             })?;
@@ -74,9 +75,8 @@ impl Ledger {
     }
 
     pub fn batch_at(&self, index: LogIndex) -> Option<&Batch> {
-        let at = self.decided.partition_point(|decided| {
-            decided.batch.header().last_index() < index
-        });
+        let at =
+            self.decided.partition_point(|decided| decided.batch.header().last_index() < index);
         let batch = &self.decided.get(at)?.batch;
         (batch.header().first_index <= index).then_some(batch)
     }

@@ -69,8 +69,5 @@ impl Elections {
 
 /// Messages about a term that nobody has entered yet.
 pub fn is_of_no_term(message: &Message) -> bool {
-    matches!(
-        message,
-        Message::PreVoteRequest { .. } | Message::PreVoteReply { granted: true, .. }
-    )
+    matches!(message, Message::PreVoteRequest { .. } | Message::PreVoteReply { granted: true, .. })
 }

@@ -21,8 +21,7 @@ impl Life {
     /// decided, and what is decided is in the log.
     pub fn advance(&mut self, place: Place, status: &NodeStatus) -> Checked {
         let NodeStatus { role, term, committed, applied, last, durable, .. } = *status;
-        let rises =
-            term >= self.term && committed >= self.committed && applied >= self.applied;
+        let rises = term >= self.term && committed >= self.committed && applied >= self.applied;
         ensure(rises, "term, commit and applied index never go back", || {
             let before = (self.term, self.committed, self.applied);
             format!("n{}: from {before:?} to {status:?}", place + 1)
