@@ -1,8 +1,5 @@
 //! How processes begin and end, and what their disks do meanwhile.
 
-use std::sync::OnceLock;
-use std::time::Instant;
-
 use kvorum::core::{Node, NodeConfig, Recovery};
 use kvorum::wal::{self, Identity, WalConfig, WalError};
 use kvorum_protocol::ClusterId;
@@ -24,13 +21,6 @@ pub enum Death {
     Process,
     /// The power goes: what was not synced is lost like this, and nobody hears of it.
     Power(Loss),
-}
-
-/// The point of real time that virtual time counts from, for code that takes the clock of the
-/// standard library as an argument.
-fn epoch() -> Instant {
-    static EPOCH: OnceLock<Instant> = OnceLock::new();
-    *EPOCH.get_or_init(Instant::now)
 }
 
 impl World {
@@ -58,7 +48,7 @@ impl World {
             let (end, term, cut) = (image.end(), image.term, recovered.cut.is_some());
             format!("starts: term={term} last={end} cut={cut}")
         });
-        let log = Log::new(writer, epoch(), image.end());
+        let log = Log::new(writer, self.epoch, image.end());
         self.checks.recovers(place, image)?;
         let config = NodeConfig {
             quorum_timeout: self.options.quorum_timeout,

@@ -140,7 +140,9 @@ impl Network {
     /// All links carry everything, soon.
     pub fn heal(&mut self) {
         self.mend();
-        self.links.iter_mut().for_each(|link| link.clogged_until = 0);
+        for link in &mut self.links {
+            (link.clogged_until, link.last_arrival) = (0, 0);
+        }
         (self.options.loss, self.options.duplication) = (0.0, 0.0);
         self.options.delay = self.options.delay.min(1000 * MICROSECOND);
     }

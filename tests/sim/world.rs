@@ -3,6 +3,8 @@
 //! Nothing in it is real but the code under test: [`kvorum::core::Node`] and [`kvorum::wal`]. All
 //! that is left to chance comes from one seed, so the same seed is the same world.
 
+use std::time::Instant;
+
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, Member, MemberList, NodeId, Role};
 
@@ -82,6 +84,9 @@ pub struct World {
     pub options: Options,
     pub chance: Chance,
     pub now: Time,
+    /// When virtual time began, for code that takes the clock of the standard library as an
+    /// argument. Another moment in every run, so that whoever looks at the real clock is found out.
+    pub epoch: Instant,
     pub queue: Queue<Event>,
     pub machines: Vec<Machine>,
     pub network: Network,
@@ -123,6 +128,7 @@ impl World {
             .collect();
         World {
             now: 0,
+            epoch: Instant::now(),
             queue: Queue::new(),
             machines,
             network: Network::new(nodes, options.network.clone()),
