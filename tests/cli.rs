@@ -64,6 +64,21 @@ fn wrong_usage_and_configuration_exit_with_2() {
 }
 
 #[test]
+fn peers_are_served_to_other_machines_only_with_a_secret() {
+    let members =
+        ["--member", "1=127.0.0.1:6381/127.0.0.1:7381", "--member", "2=[::1]:6382/[::1]:7382"];
+    let open = ["serve", "--peer-listen", "0.0.0.0:7381"];
+    let output = run(&[&open[..], &members[..]].concat());
+    refuses(&output, 2, "--peer-listen: peers are not served on 0.0.0.0:7381");
+    let more = ["serve", "--member", "3=10.0.0.1:6381/10.0.0.1:7381", "--id", "3"];
+    let output = run(&[&more[..], &members[..]].concat());
+    refuses(&output, 2, "give all nodes the same --cluster-secret-file");
+    let missing = ["serve", "--cluster-secret-file", "does/not/exist"];
+    let output = run(&[&missing[..], &members[..]].concat());
+    refuses(&output, 1, "does/not/exist: can not read the cluster secret");
+}
+
+#[test]
 fn help_and_version_go_to_standard_output() {
     for (arguments, expected) in [
         (&["--help"][..], "Usage: kvorum"),

@@ -4,6 +4,7 @@
 //! command line or the configuration is wrong.
 
 mod client;
+mod demo;
 mod serve;
 mod servers;
 mod status;
@@ -64,6 +65,13 @@ enum Command {
     ///
     /// Exit code 1 when it has not moved within --timeout-ms.
     Transfer(transfer::TransferFlags),
+    /// Run three nodes on this machine, to try things out
+    ///
+    /// Their data is in a temporary directory and goes with them. Prints how to talk to them, and
+    /// who leads, dies and comes back, as it happens.
+    Demo,
+    #[command(hide = true)]
+    DemoNode(Box<demo::NodeFlags>),
     Bench(Box<bench::Args>),
     /// Read a log without changing it
     ///
@@ -85,6 +93,11 @@ enum Error {
     NotFound,
     /// Some of the nodes did not answer; the table says which.
     Silent,
+    /// A node of the demo has never worked.
+    Demo {
+        id: u16,
+        last_words: String,
+    },
     /// Leadership is still where it was: who leads, as far as anybody knows.
     NotMoved(Option<String>),
     Output(io::Error),
@@ -102,6 +115,7 @@ impl Error {
             | Error::Wal(_)
             | Error::NotFound
             | Error::Silent
+            | Error::Demo { .. }
             | Error::NotMoved(_)
             | Error::Output(_) => ExitCode::FAILURE,
         }
@@ -119,6 +133,9 @@ impl fmt::Display for Error {
             Error::Wal(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
+            Error::Demo { id, last_words } => {
+                write!(f, "node {id} does not start: {last_words}")
+            }
             Error::NotMoved(Some(view)) => {
                 write!(f, "leadership has not moved in time: {view}; try again")
             }
@@ -202,6 +219,8 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
         Some(Command::Transfer(flags)) => transfer::run(&flags),
+        Some(Command::Demo) => demo::run(),
+        Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
         Some(Command::Wal(command)) => wal::run(&command),
     }

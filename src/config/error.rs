@@ -125,6 +125,11 @@ pub enum Conflict {
         /// The address.
         address: String,
     },
+    /// Whoever reaches the peer port could take the cluster over.
+    OpenPeerPort {
+        /// The address.
+        address: String,
+    },
 }
 
 impl Conflict {
@@ -163,6 +168,11 @@ impl fmt::Display for Conflict {
             Conflict::SameListen { address } => {
                 write!(f, "{address} can not serve both clients and peers: give two ports")
             }
+            Conflict::OpenPeerPort { address } => write!(
+                f,
+                "peers are not served on {address}, where other machines can reach them, without \
+                 a secret: give all nodes the same --cluster-secret-file"
+            ),
         }
     }
 }
