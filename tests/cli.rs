@@ -44,7 +44,11 @@ fn wrong_usage_and_configuration_exit_with_2() {
             &["serve", "--member", "2=a:1/a:2"],
             "--member: no member or learner has this node's id 1",
         ),
-        (&["serve", "--write-quorum", "2"], "write_quorum 2"),
+        (&["serve", "--data", text(directory.path()), "--write-quorum", "2"], "write_quorum 2"),
+        (
+            &["serve", "--member", "1=127.0.0.1:0/127.0.0.1:1", "--member", "2=a:1/a:2"],
+            "--member: '1=127.0.0.1:0/127.0.0.1:1'",
+        ),
         (
             &["serve", "--config", text(&file)],
             "node.toml:2: lissen is not a setting: is it listen?",
@@ -60,15 +64,18 @@ fn wrong_usage_and_configuration_exit_with_2() {
 }
 
 #[test]
-fn a_cluster_of_several_nodes_is_refused_and_not_run_as_one() {
-    let members = ["--member", "1=127.0.0.1:6381/127.0.0.1:7381"];
-    for more in [
-        ["--member", "2=127.0.0.1:6382/127.0.0.1:7382"],
-        ["--learner", "2=127.0.0.1:6382/127.0.0.1:7382"],
-    ] {
-        let output = run(&[&["serve"], &members[..], &more[..]].concat());
-        refuses(&output, 2, "clusters of one voter only");
-    }
+fn peers_are_served_to_other_machines_only_with_a_secret() {
+    let members =
+        ["--member", "1=127.0.0.1:6381/127.0.0.1:7381", "--member", "2=[::1]:6382/[::1]:7382"];
+    let open = ["serve", "--peer-listen", "0.0.0.0:7381"];
+    let output = run(&[&open[..], &members[..]].concat());
+    refuses(&output, 2, "--peer-listen: peers are not served on 0.0.0.0:7381");
+    let more = ["serve", "--member", "3=10.0.0.1:6381/10.0.0.1:7381", "--id", "3"];
+    let output = run(&[&more[..], &members[..]].concat());
+    refuses(&output, 2, "give all nodes the same --cluster-secret-file");
+    let missing = ["serve", "--cluster-secret-file", "does/not/exist"];
+    let output = run(&[&missing[..], &members[..]].concat());
+    refuses(&output, 1, "does/not/exist: can not read the cluster secret");
 }
 
 #[test]
@@ -272,8 +279,25 @@ fn status_is_a_table_and_names_who_is_silent() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(&["status", "--servers", &format!("{dead},{}", server.address())]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains(server.address()));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<&str> = table.lines().collect();
+    assert!(rows[1].starts_with(&dead.to_string()) && rows[1].contains(" silent "), "{table}");
+    assert!(rows[2].starts_with(server.address()) && rows[2].contains(" leader "), "{table}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(&dead.to_string()));
+    let output = run(&["status", "--json", "--servers", server.address()]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&json[0]["id"], &json[0]["role"]), (&9.into(), &"leader".into()));
+}
+
+#[test]
+fn leadership_stays_where_nobody_else_can_take_it() {
+    let server = Server::start(&[]);
+    let servers = ["--servers", server.address()];
+    let output = run(&[&["transfer"][..], &servers].concat());
+    refuses(&output, 1, "BAD_REQUEST there is no other voter");
+    let output = run(&[&["transfer", "--to", "1"][..], &servers].concat());
+    assert_eq!(output.stdout, b"node 1 leads in term 1\n", "{output:?}");
+    refuses(&run(&["transfer", "--to", "0"]), 2, "--to");
 }
 
 #[test]
@@ -336,6 +360,11 @@ fn wal_dump_shows_the_log_in_the_words_of_the_text_protocol() {
     }
     let positions = ["SET greeting", "SET n", "DELETE n"].map(|words| dump.find(words).unwrap());
     assert!(positions.is_sorted(), "{dump}");
+    let output = run(&["wal", "dump", "--brief", text(&data)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let brief = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<&str> = dump.lines().filter(|line| !line.starts_with("  ")).collect();
+    assert_eq!(brief.lines().collect::<Vec<_>>(), expected, "the same without the entries");
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
     let text = String::from_utf8(text).unwrap();
     let expected = [
         "segment-0000000000000001.log bytes=1048576 cluster=",
-        "lsn=1 offset=4096 TERM term=1 vote=1\n",
+        "lsn=1 offset=4096 TERM term=1 vote=1 commit=0\n",
         "lsn=2 offset=4176 BATCH term=1 index=1..6 time=1 bytes=",
         "\n  1 NOOP\n",
         "  2 SET a\\x20key two\\nlines and \\xff session=00000000000000ff sequence=7\n",
@@ -200,9 +200,9 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
         "  5 SET_MANY 2 a x\\x20y b \"\"\n",
         "  6 DELETE_MANY 2 a \"\"\n",
         "lsn=3 offset=8192 BATCH term=1 index=7..7 ",
-        "lsn=4 offset=8312 TRUNCATE last=6 term=1 crc=",
-        "lsn=4 offset=12288 MARK synced=12288\n",
-        "segments=1 records=4 batches=2 entries=7 lsn=4 term=1 vote=1 last=6 commit=0 end=",
+        "lsn=4 offset=8312 TRUNCATE index=7..7 last_term=1 last=6 crc=",
+        "lsn=4 offset=12288 MARK synced=12288 commit=0\n",
+        "segments=1 records=4 batches=2 entries=7 lsn=4 term=1 vote=1 last_term=1 last=6 commit=0 ",
     ];
     let mut rest = text.as_str();
     for part in expected {
@@ -211,6 +211,54 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
     }
     assert_eq!((summary.records, summary.last_lsn, summary.last_index), (4, Lsn(4), LogIndex(6)));
     assert!(summary.tail.torn.is_none());
+}
+
+/// What is asked when two nodes disagree: who led and was voted for, which entries came from whom,
+/// which were taken back, and what each knew to be decided.
+#[test]
+fn an_outline_tells_the_story_of_a_member_without_the_entries() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut writer, _, _) = open(temp.path(), false);
+    let mut end = LogEnd::default();
+    let term = |term, voted_for| Record::TermVote { term: Term(term), voted_for };
+    let mut records = vec![term(1, Some(NodeId(2)))];
+    records.push(set(&mut end, 10));
+    let keep = end;
+    records.extend([set(&mut end, 10), set(&mut end, 10), term(2, None)]);
+    end = keep;
+    records.push(Record::Truncate { end });
+    records.push(term(2, Some(NodeId(3))));
+    records.push(set(&mut end, 10));
+    for (lsn, record) in (1..).map(Lsn).zip(&records) {
+        writer.stage(lsn, record);
+    }
+    writer.set_commit(LogIndex(2));
+    writer.close().unwrap();
+    let mut text = Vec::new();
+    wal::outline(temp.path(), &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let expected = format!(
+        "TERM term=1 vote=2 commit=0
+BATCH term=1 index=1..1 time=1 bytes=71 prev=00000000 crc={:08x} commit=0
+BATCH term=1 index=2..2 time=2
+BATCH term=1 index=3..3 time=3
+TERM term=2 vote=none commit=0
+TRUNCATE index=2..3 last_term=1 last=1 crc={:08x} commit=0
+TERM term=2 vote=3 commit=0
+BATCH term=1 index=2..2 time=2
+MARK synced=8192 commit=2
+",
+        keep.crc, keep.crc
+    );
+    let lines: Vec<&str> = text.lines().collect();
+    let [segment, records @ .., summary] = &lines[..] else { panic!("{text}") };
+    assert!(segment.ends_with("lsn=1 term=0 vote=none last_term=0 last=0 commit=0"), "{text}");
+    assert_eq!(records.len(), expected.lines().count(), "{text}");
+    for (line, expected) in records.iter().zip(expected.lines()) {
+        let words = line.splitn(3, ' ').nth(2).unwrap();
+        assert!(words.starts_with(expected), "{expected}\n{text}");
+    }
+    assert!(summary.contains(" lsn=8 term=2 vote=3 last_term=1 last=2 commit=2 "), "{text}");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 //!
 //! `cargo bench --bench core` takes a minute. `cargo bench --bench core -- --grow` is another
 //! program: it inserts ten million keys, or as many as a number behind it says, and prints how long
-//! the inserts took and what a key costs in memory. Compare figures of one run on one machine only.
+//! the inserts took and what a key costs in memory. `-- --catch-up` writes logs of two million
+//! entries, or as many as are named, and reads them back as for a follower that lags. Compare
+//! figures of one run on one machine only.
 
+mod catch_up;
 mod grow;
 
 use std::hint::black_box;
@@ -35,10 +38,16 @@ const TO: ReplyTo = ReplyTo { connection: 1, tag: 1 };
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--grow") {
-        let keys = arguments.get(at + 1).and_then(|keys| keys.parse().ok());
-        grow::run(keys.unwrap_or(10_000_000));
-        return;
+    let number_behind = |option: &str, otherwise: u64| {
+        let at = arguments.iter().position(|argument| argument == option)?;
+        let number = arguments.get(at + 1).and_then(|number| number.parse().ok());
+        Some(number.unwrap_or(otherwise))
+    };
+    if let Some(keys) = number_behind("--grow", 10_000_000) {
+        return grow::run(keys);
+    }
+    if let Some(entries) = number_behind("--catch-up", 2_000_000) {
+        return catch_up::run(entries);
     }
     let mut criterion = Criterion::default()
         .sample_size(20)

@@ -4,8 +4,11 @@
 //! command line or the configuration is wrong.
 
 mod client;
+mod demo;
 mod serve;
+mod servers;
 mod status;
+mod transfer;
 mod wal;
 
 use std::fmt;
@@ -18,7 +21,7 @@ use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
 use crate::net::ServeError;
 use crate::wal::WalError;
-use client::{ClientError, ClientFlags};
+use servers::ClientError;
 use wal::WalCommand;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
@@ -56,8 +59,19 @@ enum Command {
     Delete(client::DeleteFlags),
     /// Show the state of one or several nodes as a table
     ///
-    /// Exit code 1 when a node did not answer.
-    Status(ClientFlags),
+    /// Exit code 1 when a node did not answer; its role is then given as `silent`.
+    Status(status::StatusFlags),
+    /// Hand leadership over, and wait until it has moved
+    ///
+    /// Exit code 1 when it has not moved within --timeout-ms.
+    Transfer(transfer::TransferFlags),
+    /// Run three nodes on this machine, to try things out
+    ///
+    /// Their data is in a temporary directory and goes with them. Prints how to talk to them, and
+    /// who leads, dies and comes back, as it happens.
+    Demo,
+    #[command(hide = true)]
+    DemoNode(Box<demo::NodeFlags>),
     Bench(Box<bench::Args>),
     /// Read a log without changing it
     ///
@@ -79,6 +93,13 @@ enum Error {
     NotFound,
     /// Some of the nodes did not answer; the table says which.
     Silent,
+    /// A node of the demo has never worked.
+    Demo {
+        id: u16,
+        last_words: String,
+    },
+    /// Leadership is still where it was: who leads, as far as anybody knows.
+    NotMoved(Option<String>),
     Output(io::Error),
 }
 
@@ -94,6 +115,8 @@ impl Error {
             | Error::Wal(_)
             | Error::NotFound
             | Error::Silent
+            | Error::Demo { .. }
+            | Error::NotMoved(_)
             | Error::Output(_) => ExitCode::FAILURE,
         }
     }
@@ -110,6 +133,13 @@ impl fmt::Display for Error {
             Error::Wal(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
+            Error::Demo { id, last_words } => {
+                write!(f, "node {id} does not start: {last_words}")
+            }
+            Error::NotMoved(Some(view)) => {
+                write!(f, "leadership has not moved in time: {view}; try again")
+            }
+            Error::NotMoved(None) => f.write_str("no node knows a leader; try again"),
             Error::Output(error) => write!(f, "standard output: {error}"),
         }
     }
@@ -123,7 +153,10 @@ impl From<ConfigError> for Error {
 
 impl From<ServeError> for Error {
     fn from(error: ServeError) -> Error {
-        Error::Serve(error)
+        match error {
+            ServeError::Config(error) => Error::Config(error),
+            error => Error::Serve(error),
+        }
     }
 }
 
@@ -185,6 +218,9 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
+        Some(Command::Transfer(flags)) => transfer::run(&flags),
+        Some(Command::Demo) => demo::run(),
+        Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
         Some(Command::Wal(command)) => wal::run(&command),
     }

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::PathBuf;
 
 use super::Error;
-use crate::wal::{dump, verify};
+use crate::wal::{dump, outline, verify};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum WalCommand {
@@ -12,6 +12,9 @@ pub(super) enum WalCommand {
     ///
     /// Exit code 1 when the log is damaged, after what stands before the damage was printed.
     Dump {
+        /// Leave the entries of batches out: terms, votes, truncations, and what came between
+        #[arg(long)]
+        brief: bool,
         /// The data directory of a node
         directory: PathBuf,
     },
@@ -28,7 +31,8 @@ pub(super) enum WalCommand {
 pub(super) fn run(command: &WalCommand) -> Result<(), Error> {
     let mut out = BufWriter::new(io::stdout().lock());
     let result = match command {
-        WalCommand::Dump { directory } => dump(directory, &mut out),
+        WalCommand::Dump { brief: false, directory } => dump(directory, &mut out),
+        WalCommand::Dump { brief: true, directory } => outline(directory, &mut out),
         WalCommand::Verify { directory } => verify(directory, &mut out),
     };
     // What stands before the damage is printed before the error is.

@@ -85,13 +85,6 @@ pub enum ConfigError {
         /// What does not go together.
         conflict: Conflict,
     },
-    /// A cluster of more than one node, which this version can not run.
-    NotYet {
-        /// How many voters were asked for.
-        voters: usize,
-        /// How many learners were asked for.
-        learners: usize,
-    },
 }
 
 /// Values that do not go together.
@@ -129,6 +122,11 @@ pub enum Conflict {
     },
     /// Clients and peers can not be served on one port.
     SameListen {
+        /// The address.
+        address: String,
+    },
+    /// Whoever reaches the peer port could take the cluster over.
+    OpenPeerPort {
         /// The address.
         address: String,
     },
@@ -170,6 +168,11 @@ impl fmt::Display for Conflict {
             Conflict::SameListen { address } => {
                 write!(f, "{address} can not serve both clients and peers: give two ports")
             }
+            Conflict::OpenPeerPort { address } => write!(
+                f,
+                "peers are not served on {address}, where other machines can reach them, without \
+                 a secret: give all nodes the same --cluster-secret-file"
+            ),
         }
     }
 }
@@ -198,11 +201,6 @@ impl fmt::Display for ConfigError {
                 write!(f, "{origin}: {conflict}")
             }
             ConfigError::Conflict { origin: None, conflict } => conflict.fmt(f),
-            ConfigError::NotYet { voters, learners } => write!(
-                f,
-                "{voters} voters and {learners} learners: this version runs clusters of one \
-                 voter only, leave out --learner and every --member but this node's own"
-            ),
         }
     }
 }

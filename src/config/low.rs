@@ -47,6 +47,16 @@ pub struct ServeFlags {
     #[arg(long, value_name = "ID=CLIENT/PEER")]
     pub learner: Vec<String>,
 
+    /// File with what the nodes of the cluster prove to each other; without it peers are served
+    /// on loopback only
+    #[arg(long, value_name = "FILE")]
+    pub cluster_secret_file: Option<String>,
+
+    /// Print each message between this node and its peers [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub trace_peers: Option<String>,
+
     /// W, how many voters hold a write durably before it is acknowledged [default: majority]
     #[arg(long, value_name = "majority|all|N")]
     pub write_quorum: Option<String>,
@@ -93,7 +103,7 @@ pub struct ServeFlags {
 
 impl ServeFlags {
     /// Each setting by its name in the file, with the words that were typed for it.
-    fn words(&self) -> [(&'static str, &[String]); 16] {
+    fn words(&self) -> [(&'static str, &[String]); 18] {
         [
             ("id", self.id.as_slice()),
             ("data", self.data.as_slice()),
@@ -101,6 +111,8 @@ impl ServeFlags {
             ("peer_listen", self.peer_listen.as_slice()),
             ("member", &self.member),
             ("learner", &self.learner),
+            ("cluster_secret_file", self.cluster_secret_file.as_slice()),
+            ("trace_peers", self.trace_peers.as_slice()),
             ("write_quorum", self.write_quorum.as_slice()),
             ("read_quorum", self.read_quorum.as_slice()),
             ("quorum_timeout_ms", self.quorum_timeout_ms.as_slice()),
@@ -320,6 +332,7 @@ fn words_of(key: &str, value: &DeValue<'_>) -> Option<Vec<String>> {
             let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok()?;
             Some(vec![number.to_string()])
         }
+        DeValue::Boolean(boolean) if key == "trace_peers" => Some(vec![boolean.to_string()]),
         DeValue::Array(items) if is_list(key) => {
             items.iter().map(|item| Some(item.get_ref().as_str()?.to_owned())).collect()
         }

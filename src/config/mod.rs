@@ -41,6 +41,11 @@ pub struct Config {
     pub listen: Option<String>,
     /// Where peers are served; `None` without a member list.
     pub peer_listen: Option<String>,
+    /// Holds what the nodes of the cluster prove to each other; `None`: peers are served on
+    /// loopback only.
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Whether to print each message between this node and its peers.
+    pub trace_peers: bool,
     /// The members of the first boot, this node among them; `None` for a cluster of one, which is
     /// this node. Later boots use what the log says.
     pub members: Option<MemberList>,
@@ -106,6 +111,13 @@ impl Config {
                 .map_or(Ok("kvorum-data".into()), |given| given.parse(value::directory))?,
             listen,
             peer_listen,
+            cluster_secret_file: low
+                .get("cluster_secret_file")
+                .map(|given| given.parse(value::file))
+                .transpose()?,
+            trace_peers: low
+                .get("trace_peers")
+                .map_or(Ok(false), |given| given.parse(value::boolean))?,
             members,
             write_quorum: low
                 .get("write_quorum")
@@ -161,6 +173,14 @@ impl Config {
         if !listen.ends_with(":0") && self.peer_listen.as_deref() == Some(listen) {
             let origin = low.origin(&["peer_listen", "listen"]);
             return Err(Conflict::SameListen { address: listen.to_owned() }.at(origin));
+        }
+        if let Some(peer_listen) = &self.peer_listen
+            && self.members.as_ref().is_some_and(|members| members.members().len() > 1)
+            && self.cluster_secret_file.is_none()
+            && value::is_open(peer_listen)
+        {
+            let origin = low.origin(&["peer_listen", "member", "learner"]);
+            return Err(Conflict::OpenPeerPort { address: peer_listen.clone() }.at(origin));
         }
         // Without a list the log may know of more voters than this boot was told of.
         if self.members.is_some() {

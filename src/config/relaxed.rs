@@ -44,7 +44,7 @@ impl Relaxed {
 }
 
 impl Config {
-    /// What this configuration gives up in a cluster of so many voters, at least as many as W and R.
+    /// What this configuration gives up in a cluster of so many voters.
     #[must_use]
     pub fn relaxed(&self, voters: usize) -> Vec<Relaxed> {
         let is_below = |quorum: Quorum| quorum.size(voters) < Quorum::Majority.size(voters);

@@ -46,6 +46,8 @@ fn the_defaults_are_those_of_the_contract() {
         data: "kvorum-data".into(),
         listen: None,
         peer_listen: None,
+        cluster_secret_file: None,
+        trace_peers: false,
         members: None,
         write_quorum: Quorum::Majority,
         read_quorum: Quorum::Majority,

@@ -71,6 +71,14 @@ pub(super) fn directory(word: &str) -> Result<PathBuf, String> {
     if word.is_empty() { Err("a directory".into()) } else { Ok(word.into()) }
 }
 
+pub(super) fn file(word: &str) -> Result<PathBuf, String> {
+    if word.is_empty() { Err("a file".into()) } else { Ok(word.into()) }
+}
+
+pub(super) fn boolean(word: &str) -> Result<bool, String> {
+    word.parse().map_err(|_| "'true' or 'false'".into())
+}
+
 /// `HOST:PORT`; the port may be 0.
 pub(super) fn address(word: &str) -> Result<String, String> {
     split_address(word)
@@ -90,6 +98,11 @@ pub(super) fn member(word: &str, role: Role) -> Result<Member, String> {
         }
         _ => Err("ID=CLIENT/PEER, such as 1=127.0.0.1:6381/127.0.0.1:7381".into()),
     }
+}
+
+/// Whether other machines can reach an address that is a number. Of a name it shows later.
+pub(super) fn is_open(address: &str) -> bool {
+    address.parse().is_ok_and(|address: std::net::SocketAddr| !address.ip().is_loopback())
 }
 
 /// Host and port. An IPv6 address stands in brackets, so that its colons are not the port's.

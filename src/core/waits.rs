@@ -98,7 +98,7 @@ impl Waits {
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.pending.len()
     }
 
@@ -142,13 +142,13 @@ mod tests {
         assert_eq!(admit(wait(true, 0, None), 7), Some(Copies { here: true, elsewhere: 1 }));
         assert_eq!(admit(wait(true, 1, None), 6), None);
         assert_eq!(admit(wait(false, 2, None), 9), None);
-        assert_eq!((waits.len(), waits.deadline()), (2, Instant::NEVER));
+        assert_eq!((waits.count(), waits.deadline()), (2, Instant::NEVER));
         assert_eq!(told(&mut waits, None, 6, [7, 6]), []);
         let copies = [Copies { here: true, elsewhere: 1 }];
         assert_eq!(told(&mut waits, None, 7, [7, 6]), copies);
         let copies = [Copies { here: true, elsewhere: 2 }];
         assert_eq!(told(&mut waits, None, 7, [7, 8]), copies);
-        assert_eq!(waits.len(), 0);
+        assert_eq!(waits.count(), 0);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(told(&mut waits, Some(at(30)), 9, [9, 0]), [copies]);
         assert_eq!(waits.deadline(), at(60));
         assert_eq!(told(&mut waits, Some(at(60)), 9, [9, 0]), [copies]);
-        assert_eq!((waits.len(), waits.deadline()), (1, Instant::NEVER));
+        assert_eq!((waits.count(), waits.deadline()), (1, Instant::NEVER));
         assert_eq!(waits.take_all().collect::<Vec<_>>(), [TO]);
     }
 }

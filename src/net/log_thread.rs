@@ -238,7 +238,7 @@ impl LogLoop {
                 Task::Stop => return Ok(()),
                 Task::Tend => self.waits_for_room && !self.writer.lacks_next_segment(),
                 Task::Group(group) => {
-                    self.stage(&group);
+                    self.writer.stage_all(&group.records, group.commit);
                     true
                 }
             };
@@ -248,18 +248,6 @@ impl LogLoop {
             wake_at = self.tend()?;
             self.tell(false);
         }
-    }
-
-    fn stage(&mut self, group: &Group) {
-        // What is decided of the entries that are there already can be noted in this very group.
-        // But what a truncation is about to take back is not what was decided at its index.
-        if !group.records.iter().any(|(_, record)| matches!(record, Record::Truncate { .. })) {
-            self.writer.set_commit(group.commit.min(self.writer.last_index()));
-        }
-        for (lsn, record) in &group.records {
-            self.writer.stage(*lsn, record);
-        }
-        self.writer.set_commit(group.commit);
     }
 
     /// Writes what is staged, and syncs it if that is asked for; false when there is no room.

@@ -11,12 +11,13 @@ use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
+use super::peer::{self, PeersConfig, SecretError, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
-use crate::config::{Config, LISTEN_DEFAULT};
+use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
-use crate::disk::{DiskError, FileDisk};
+use crate::disk::{Disk, DiskError, FileDisk};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
@@ -45,12 +46,21 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
-    /// The log belongs to a cluster, which this version does not form.
-    Cluster {
+    /// The members that the log names are not those that this node can be one of.
+    NotMember {
         /// The data directory.
         directory: PathBuf,
-        /// How many members it has.
-        members: usize,
+        /// This node.
+        id: NodeId,
+    },
+    /// The settings do not go with what the log says.
+    Config(ConfigError),
+    /// The cluster secret can not be used.
+    Secret(SecretError),
+    /// Whoever reaches the peer port could take the cluster over.
+    OpenPeerPort {
+        /// The address.
+        address: String,
     },
     /// The process was asked to stop, and the disk did not take the last writes.
     LogStuck {
@@ -74,11 +84,18 @@ impl fmt::Display for ServeError {
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
             }
-            ServeError::Cluster { directory, members } => write!(
+            ServeError::NotMember { directory, id } => write!(
                 f,
-                "{}: the log belongs to a cluster of {members} members, and this version runs \
-                 single nodes only; start the version that wrote it",
+                "{}: the log says that node {id} is no member of its cluster: start it with \
+                 another --data",
                 directory.display()
+            ),
+            ServeError::Config(error) => error.fmt(f),
+            ServeError::Secret(error) => error.fmt(f),
+            ServeError::OpenPeerPort { address } => write!(
+                f,
+                "peers are not served on {address}, where other machines can reach them, without \
+                 a secret: give all nodes the same --cluster-secret-file"
             ),
             ServeError::LogStuck { patience } => write!(
                 f,
@@ -110,12 +127,16 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let signals = Signals::register();
     let signals =
         signals.map_err(|source| ServeError::System { action: "await signals", source })?;
+    let secret = config.cluster_secret_file.as_deref().map(read_secret).transpose();
+    let secret = secret.map_err(ServeError::Secret)?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
-    let connections_max = raise_descriptor_limit(config.connections_max);
-    let (writer, recovery) = open_log(&config)?;
+    let (disk, writer, recovery) = open_log(&config)?;
     let members = members(&config, &recovery)?;
+    config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = members.get(config.id).expect("`members` makes sure").clone();
+    let others = members.members().len() - 1;
+    let connections_max = raise_descriptor_limit(config.connections_max, others);
     let listener = match early {
         Some(listener) => listener,
         None => bind(&own.client)?,
@@ -124,11 +145,28 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let local = local.map_err(|source| ServeError::System { action: "learn the port", source })?;
     // A lone node is where it listens; a member is where the others are told to find it.
     let address = if own.peer.is_empty() { local.to_string() } else { own.client };
-
-    if config.peer_listen.is_some() {
+    let identity = writer.identity();
+    let peers = match others {
+        0 => None,
+        _ => Some(PeersConfig {
+            id: config.id,
+            members: members.clone(),
+            cluster: identity.cluster,
+            incarnation: identity.incarnation,
+            term: recovery.term(),
+            listener: bind_peers(
+                config.peer_listen.as_deref().unwrap_or(&own.peer),
+                secret.is_some(),
+            )?,
+            secret,
+            trace: config.trace_peers,
+            disk,
+        }),
+    };
+    if peers.is_none() && config.peer_listen.is_some() {
         log::warn!("--peer-listen is not used: a lone node has no peers");
     }
-    let (id, fsync) = (config.id, config.fsync);
+    let (id, fsync, is_lone) = (config.id, config.fsync, peers.is_none());
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
         id,
@@ -141,12 +179,15 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         seed: rand::random(),
     };
+    let cluster = identity.cluster;
     let node = Node::new(node_config, recovery, writer.room());
-    let server = Server::new(config, writer.identity().cluster, address, connections_max);
-    let reactor = Reactor::new(listener, node, writer, fsync, server, signals);
+    let server = Server::new(config, cluster, address, connections_max);
+    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
-    reactor.run_until_ready()?;
+    if is_lone {
+        reactor.run_until_ready()?;
+    }
     for relaxed in relaxed {
         log::warn!("relaxed: {}", relaxed.words());
     }
@@ -166,6 +207,17 @@ fn bind(address: &str) -> Result<Listener, ServeError> {
         .map_err(|source| ServeError::Listen { address: address.to_owned(), source })
 }
 
+/// The peer port. Without a secret it must not be reachable from other machines.
+fn bind_peers(address: &str, has_secret: bool) -> Result<Listener, ServeError> {
+    let listener = bind(address)?;
+    let local = listener.local_addr();
+    let local = local.map_err(|source| ServeError::System { action: "learn the port", source })?;
+    if !has_secret && !local.ip().is_loopback() {
+        return Err(ServeError::OpenPeerPort { address: local.to_string() });
+    }
+    Ok(listener)
+}
+
 /// The members that the log says, or on first boot the configured ones.
 fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeError> {
     let members = match (recovery.members(), &config.members) {
@@ -183,16 +235,17 @@ fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeErro
             MemberList::new(vec![lone]).expect("one member with a good address")
         }
     };
-    let count = members.members().len();
-    if count != 1 || members.get(config.id).is_none() {
-        return Err(ServeError::Cluster { directory: config.data.clone(), members: count });
+    if members.get(config.id).is_none() {
+        return Err(ServeError::NotMember { directory: config.data.clone(), id: config.id });
     }
     Ok(members)
 }
 
-/// Allows as many descriptors as connections and log need; answers how many connections that is.
-fn raise_descriptor_limit(connections_max: usize) -> usize {
-    let wanted = connections_max as u64 + DESCRIPTORS_RESERVED;
+/// Allows as many descriptors as clients, `others` other members and log need; answers how many
+/// client connections that is.
+fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
+    let reserved = DESCRIPTORS_RESERVED + peer::descriptors(others);
+    let wanted = connections_max as u64 + reserved;
     let mut limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);
     if current >= wanted {
@@ -204,7 +257,7 @@ fn raise_descriptor_limit(connections_max: usize) -> usize {
     if reached >= wanted {
         return connections_max;
     }
-    let served = reached.saturating_sub(DESCRIPTORS_RESERVED).max(1);
+    let served = reached.saturating_sub(reserved).max(1);
     log::warn!(
         "--connections-max {connections_max} needs {wanted} file descriptors, the limit is \
          {reached} (ulimit -n): serving {served} connections at once"
@@ -214,15 +267,19 @@ fn raise_descriptor_limit(connections_max: usize) -> usize {
 
 // The log
 
-fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
+fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeError> {
     let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    // Nodes that boot with the same list are of one cluster; a lone one is its own.
+    let members = config.members.as_ref().filter(|members| members.members().len() > 1);
+    let cluster = members.map(MemberList::cluster_id);
     let wal_config = WalConfig {
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
-        ..WalConfig::new(Identity::random(config.id, None))
+        ..WalConfig::new(Identity::random(config.id, cluster))
     };
     let mut replay = Replay::new();
     let (writer, recovered) =
-        wal::open(Arc::new(disk), wal_config, &mut replay).map_err(ServeError::Log)?;
+        wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
     if let Some(cut) = &recovered.cut {
         log::warn!(
             "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
@@ -233,7 +290,7 @@ fn open_log(config: &Config) -> Result<(Writer, Recovery), ServeError> {
         );
     }
     replay.finish();
-    Ok((writer, replay.recovery))
+    Ok((disk, writer, replay.recovery))
 }
 
 /// Feeds the core with the log, and says how far it is when that takes long.

@@ -11,7 +11,7 @@ use kvorum_protocol::{BatchHeader, Command, LogIndex, Lsn, NodeId, Op, Term, bat
 
 use super::error::{Fault, WalError};
 use super::identity::IDENTITY_NAME;
-use super::layout::{SegmentHeader, segment_name};
+use super::layout::{RecordHeader, SegmentHeader, segment_name};
 use super::reader::{ReadLog, VisitError, Visitor, list, read_identity, read_segments};
 use super::record::RecordView;
 use super::scan::FoundRecord;
@@ -43,6 +43,8 @@ pub struct Summary {
     pub voted_for: Option<NodeId>,
     /// The last entry.
     pub last_index: LogIndex,
+    /// Its term.
+    pub last_term: Term,
     /// Highest index known to be committed.
     pub commit: LogIndex,
     /// How the log ends.
@@ -67,9 +69,10 @@ impl fmt::Display for Summary {
         write!(
             f,
             "segments={segments} records={records} batches={batches} entries={entries} \
-             lsn={last_lsn} term={} vote={} last={} commit={} end={}:{}",
+             lsn={last_lsn} term={} vote={} last_term={} last={} commit={} end={}:{}",
             self.term,
             Vote(self.voted_for),
+            self.last_term,
             self.last_index,
             self.commit,
             self.tail.path.display(),
@@ -91,7 +94,18 @@ impl fmt::Display for Summary {
 /// # Errors
 /// The log is damaged: after what stands before the damage was printed.
 pub fn dump(directory: &Path, out: &mut dyn Write) -> Result<Summary, WalError> {
-    let mut dumper = Dumper { out: Some(out), count: Count::default() };
+    print_all(directory, Dumper { entries: true, ..Dumper::to(out) })
+}
+
+/// As [`dump`], without the entries: terms, votes, truncations, and which batches came between.
+///
+/// # Errors
+/// As [`dump`].
+pub fn outline(directory: &Path, out: &mut dyn Write) -> Result<Summary, WalError> {
+    print_all(directory, Dumper { entries: false, ..Dumper::to(out) })
+}
+
+fn print_all(directory: &Path, mut dumper: Dumper<'_>) -> Result<Summary, WalError> {
     let summary = match look(directory, &mut dumper) {
         Ok(summary) => summary,
         Err(error @ WalError::Output { .. }) => return Err(error),
@@ -99,12 +113,16 @@ pub fn dump(directory: &Path, out: &mut dyn Write) -> Result<Summary, WalError> 
         Err(_) => {
             let summary = look_again(directory)?;
             let note = "the log was written while it was read: not all of it is above";
-            writeln!(out, "{note}").map_err(|source| WalError::Output { source })?;
+            dumper.line(&note)?;
             summary
         }
     };
-    writeln!(out, "{summary}").map_err(|source| WalError::Output { source })?;
+    dumper.line(&summary)?;
     Ok(summary)
+}
+
+fn output_error(source: io::Error) -> WalError {
+    WalError::Output { source }
 }
 
 /// Checks every byte of the log in `directory`, and prints the summary.
@@ -113,7 +131,7 @@ pub fn dump(directory: &Path, out: &mut dyn Write) -> Result<Summary, WalError> 
 /// The log is damaged, or can not be read.
 pub fn verify(directory: &Path, out: &mut dyn Write) -> Result<Summary, WalError> {
     let summary = look_again(directory)?;
-    writeln!(out, "{summary}").map_err(|source| WalError::Output { source })?;
+    writeln!(out, "{summary}").map_err(output_error)?;
     Ok(summary)
 }
 
@@ -121,7 +139,7 @@ fn look_again(directory: &Path) -> Result<Summary, WalError> {
     let mut looks_left = LOOKS;
     loop {
         looks_left -= 1;
-        match look(directory, &mut Dumper { out: None, count: Count::default() }) {
+        match look(directory, &mut Dumper::default()) {
             Err(_) if looks_left > 0 => {}
             outcome => return outcome,
         }
@@ -151,6 +169,7 @@ fn summary(disk: &FileDisk, log: &ReadLog, count: &Count) -> Summary {
         term: state.term,
         voted_for: state.voted_for,
         last_index: state.end.index,
+        last_term: state.end.term,
         commit: last.position.commit,
         tail: Tail {
             path: disk.path(&segment_name(last.sequence)),
@@ -167,69 +186,110 @@ struct Count {
     entries: u64,
 }
 
+#[derive(Default)]
 struct Dumper<'a> {
+    /// `None` when nothing is printed.
     out: Option<&'a mut dyn Write>,
+    /// Whether the entries of batches are printed.
+    entries: bool,
     count: Count,
+    /// The last entry before the record that comes next.
+    last_index: LogIndex,
+}
+
+impl<'a> Dumper<'a> {
+    fn to(out: &'a mut dyn Write) -> Dumper<'a> {
+        Dumper { out: Some(out), ..Dumper::default() }
+    }
+
+    fn line(&mut self, line: &dyn fmt::Display) -> Result<(), WalError> {
+        match &mut self.out {
+            Some(out) => writeln!(out, "{line}").map_err(output_error),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Visitor for Dumper<'_> {
     fn segment(&mut self, header: &SegmentHeader) -> io::Result<()> {
-        let Some(out) = &mut self.out else { return Ok(()) };
         let SegmentHeader { identity, sequence, segment_bytes, first_lsn, state, .. } = header;
+        self.last_index = state.end.index;
+        let Some(out) = &mut self.out else { return Ok(()) };
         writeln!(
             out,
             "{} bytes={segment_bytes} cluster={:016x} node={} lsn={first_lsn} term={} vote={} \
-             last={} commit={}",
+             last_term={} last={} commit={}",
             segment_name(*sequence),
             identity.cluster.0,
             identity.node,
             state.term,
             Vote(state.voted_for),
+            state.end.term,
             state.end.index,
             header.commit
         )
     }
 
     fn record(&mut self, found: &FoundRecord<'_>) -> Result<(), VisitError> {
+        if let Some(out) = &mut self.out {
+            print(out, found, self.last_index, self.entries).map_err(VisitError::Output)?;
+        }
         if found.record != RecordView::Mark {
             self.count.records += 1;
         }
-        if let RecordView::Batch { header, .. } = &found.record {
-            self.count.batches += 1;
-            self.count.entries += u64::from(header.count);
+        match &found.record {
+            RecordView::Batch { header, .. } => {
+                self.count.batches += 1;
+                self.count.entries += u64::from(header.count);
+                self.last_index = header.last_index();
+            }
+            RecordView::Truncate { end } => self.last_index = end.index,
+            RecordView::TermVote { .. } | RecordView::Mark => {}
         }
-        match &mut self.out {
-            Some(out) => print(out, found).map_err(VisitError::Output),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn progress(&mut self, _: u64, _: u64) {}
 }
 
-fn print(out: &mut dyn Write, found: &FoundRecord<'_>) -> io::Result<()> {
-    write!(out, "lsn={} offset={} ", found.header.lsn, found.offset)?;
+/// Prints a record that comes where the log ends with `last_index`.
+fn print(
+    out: &mut dyn Write,
+    found: &FoundRecord<'_>,
+    last_index: LogIndex,
+    entries: bool,
+) -> io::Result<()> {
+    let RecordHeader { lsn, commit, synced, .. } = &found.header;
+    write!(out, "lsn={lsn} offset={} ", found.offset)?;
     match &found.record {
         RecordView::Batch { header, bytes } => {
-            let BatchHeader { first_index, term, log_time, crc, .. } = header;
+            let BatchHeader { first_index, term, log_time, crc, prev_crc, .. } = header;
             writeln!(
                 out,
-                "BATCH term={term} index={first_index}..{} time={log_time} bytes={} crc={crc:08x}",
+                "BATCH term={term} index={first_index}..{} time={log_time} bytes={} \
+                 prev={prev_crc:08x} crc={crc:08x} commit={commit}",
                 header.last_index(),
                 bytes.len()
             )?;
-            for (index, command) in batch::entries(*first_index, bytes) {
-                print_entry(out, index, &command)?;
+            if entries {
+                for (index, command) in batch::entries(*first_index, bytes) {
+                    print_entry(out, index, &command)?;
+                }
             }
             Ok(())
         }
         RecordView::TermVote { term, voted_for } => {
-            writeln!(out, "TERM term={term} vote={}", Vote(*voted_for))
+            writeln!(out, "TERM term={term} vote={} commit={commit}", Vote(*voted_for))
         }
-        RecordView::Truncate { end } => {
-            writeln!(out, "TRUNCATE last={} term={} crc={:08x}", end.index, end.term, end.crc)
-        }
-        RecordView::Mark => writeln!(out, "MARK synced={}", found.header.synced),
+        RecordView::Truncate { end } => writeln!(
+            out,
+            "TRUNCATE index={}..{last_index} last_term={} last={} crc={:08x} commit={commit}",
+            end.index.next(),
+            end.term,
+            end.index,
+            end.crc
+        ),
+        RecordView::Mark => writeln!(out, "MARK synced={synced} commit={commit}"),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! # How to drive it
 //! [`open`] reads what is there and returns a [`Writer`] that goes on behind it. Per turn:
-//! [`Writer::stage`] each record, [`Writer::write`] once, [`Writer::sync`] when it shall be
+//! [`Writer::stage_all`] records, [`Writer::write`] once, [`Writer::sync`] when it shall be
 //! durable, [`Writer::tend`] for what happens beside: the next segment, marks. At the end
 //! [`Writer::close`]. Beside it, a [`Fetcher`] reads back what is durable.
 //!
@@ -37,7 +37,7 @@ mod state;
 mod window;
 mod writer;
 
-pub use dump::{Summary, Tail, dump, verify};
+pub use dump::{Summary, Tail, dump, outline, verify};
 pub use error::{Fault, Oddity, WalError};
 pub use fetch::Fetcher;
 pub use identity::Identity;

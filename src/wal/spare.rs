@@ -65,7 +65,8 @@ struct Failure {
     reason: io::ErrorKind,
     is_out_of_descriptors: bool,
     pause: Duration,
-    retry_at: Instant,
+    /// `None` when no time was known.
+    retry_at: Option<Instant>,
 }
 
 type Outcome = (Job, io::Result<Option<Spare>>);
@@ -80,6 +81,9 @@ pub(super) struct Spares {
     /// have no gap.
     released: VecDeque<Released>,
     failure: Option<Failure>,
+    /// The time of the last [`tend`](Spares::tend): what fails between two of them failed then. The
+    /// clock is the caller's, so that a simulated one can take its place.
+    tended_at: Option<Instant>,
 }
 
 struct Worker {
@@ -93,7 +97,15 @@ impl Spares {
     pub fn new(disk: Arc<dyn Disk>, ready: Option<Spare>, in_background: bool) -> Spares {
         let worker = if in_background { Worker::spawn(Arc::clone(&disk)) } else { None };
         let released = VecDeque::new();
-        Spares { disk, worker, job_in_flight: false, ready, released, failure: None }
+        Spares {
+            disk,
+            worker,
+            job_in_flight: false,
+            ready,
+            released,
+            failure: None,
+            tended_at: None,
+        }
     }
 
     /// The spare, if there is one of at least `bytes`. A shorter one is none: it was made before
@@ -120,17 +132,19 @@ impl Spares {
     /// Collects what is done and starts what is due; `sequence` and `bytes` are those of the next
     /// segment. Returns when to call again, at the latest.
     pub fn tend(&mut self, now: Instant, sequence: u64, bytes: u64) -> Option<Instant> {
-        self.collect(now);
+        self.tended_at = Some(now);
+        self.collect();
         loop {
             if self.job_in_flight {
                 return Some(now + POLL_INTERVAL);
             }
-            if let Some(failure) = self.failure.as_ref().filter(|failure| now < failure.retry_at) {
-                return Some(failure.retry_at);
+            let retry_at = self.failure.as_ref().and_then(|failure| failure.retry_at);
+            if let Some(retry_at) = retry_at.filter(|retry_at| now < *retry_at) {
+                return Some(retry_at);
             }
             let job = self.next_job(sequence, bytes)?;
-            self.start(job, now);
-            self.collect(now);
+            self.start(job);
+            self.collect();
         }
     }
 
@@ -150,7 +164,7 @@ impl Spares {
         }
     }
 
-    fn start(&mut self, job: Job, now: Instant) {
+    fn start(&mut self, job: Job) {
         self.job_in_flight = true;
         if let Job::Prepare { .. } = job {
             // Too short, if there is one. Another file takes its name, so it is never to be used.
@@ -160,23 +174,23 @@ impl Spares {
             worker.start(job);
         } else {
             let outcome = execute(&*self.disk, &job);
-            self.finish((job, outcome), now);
+            self.finish((job, outcome));
         }
     }
 
-    fn collect(&mut self, now: Instant) {
+    fn collect(&mut self) {
         if !self.job_in_flight {
             return;
         }
         let Some(worker) = &self.worker else { return };
         match worker.outcomes.try_recv() {
-            Ok(outcome) => self.finish(outcome, now),
+            Ok(outcome) => self.finish(outcome),
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => panic!("the thread that prepares segments died"),
         }
     }
 
-    fn finish(&mut self, (job, outcome): Outcome, now: Instant) {
+    fn finish(&mut self, (job, outcome): Outcome) {
         self.job_in_flight = false;
         match outcome {
             Ok(spare) => {
@@ -187,7 +201,7 @@ impl Spares {
             }
             Err(error) => {
                 let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) = &job;
-                self.fail(*sequence, &error, now);
+                self.fail(*sequence, &error);
                 // Back in its place, so that the order stays.
                 if let Job::Prepare { recycle: Some(released), .. } | Job::Remove(released) = job {
                     self.released.push_front(released);
@@ -196,7 +210,7 @@ impl Spares {
         }
     }
 
-    fn fail(&mut self, sequence: u64, error: &io::Error, now: Instant) {
+    fn fail(&mut self, sequence: u64, error: &io::Error) {
         let reason = error.kind();
         let is_out_of_descriptors = is_out_of_descriptors(error);
         let before = self.failure.as_ref();
@@ -212,7 +226,7 @@ impl Spares {
             Some(before) if !was_cheap => (before.pause * 2).min(RETRY_PAUSE_MAX),
             _ => RETRY_PAUSE_MIN,
         };
-        let retry_at = now + pause;
+        let retry_at = self.tended_at.map(|now| now + pause);
         self.failure = Some(Failure { reason, is_out_of_descriptors, pause, retry_at });
     }
 
@@ -223,7 +237,7 @@ impl Spares {
             let worker = self.worker.as_ref().expect("only a worker leaves a job in flight");
             let outcome =
                 worker.outcomes.recv().expect("the thread that prepares segments runs on");
-            self.finish(outcome, Instant::now());
+            self.finish(outcome);
         }
         if let Some(spare) = self.ready.take_if(|spare| spare.bytes >= bytes) {
             return Ok(spare);
@@ -233,7 +247,7 @@ impl Spares {
         let made = prepare(&*self.disk, sequence, bytes, None);
         match &made {
             Ok(_) => self.failure = None,
-            Err(error) => self.fail(sequence, error, Instant::now()),
+            Err(error) => self.fail(sequence, error),
         }
         made
     }

@@ -125,6 +125,23 @@ impl Writer {
         }
     }
 
+    /// Stages the records of a turn. Entries up to `commit` are decided, in the log that ends with
+    /// these records; it is noted as early as that is safe.
+    ///
+    /// # Panics
+    /// As [`stage`](Writer::stage) and [`set_commit`](Writer::set_commit).
+    pub fn stage_all(&mut self, records: &[(Lsn, Record)], commit: LogIndex) {
+        // What is decided of the entries that are there already can be noted in these very records.
+        // But what a truncation is about to take back is not what was decided at its index.
+        if !records.iter().any(|(_, record)| matches!(record, Record::Truncate { .. })) {
+            self.set_commit(commit.min(self.staged_state.end.index));
+        }
+        for (lsn, record) in records {
+            self.stage(*lsn, record);
+        }
+        self.set_commit(commit);
+    }
+
     /// Adds a record to what the next [`write`](Writer::write) writes. No I/O.
     ///
     /// # Panics
@@ -227,12 +244,6 @@ impl Writer {
     #[must_use]
     pub fn staged(&self) -> Lsn {
         self.staged_lsn
-    }
-
-    /// The last entry of the replicated log, with everything staged.
-    #[must_use]
-    pub fn last_index(&self) -> LogIndex {
-        self.staged_state.end.index
     }
 
     /// Whose log this is.

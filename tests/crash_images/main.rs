@@ -7,6 +7,7 @@ mod log_workload;
 mod memory_disk;
 
 mod damage;
+mod disk;
 mod format;
 mod model;
 mod power;

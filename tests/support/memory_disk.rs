@@ -3,7 +3,18 @@
 //!
 //! Three images of everything: *live* is what the process reads back, *durable* is what certainly
 //! survives, and the pending writes and directory operations between them survive a crash or not,
-//! each by itself, in sectors of 512 bytes.
+//! each by itself, in sectors of 512 bytes. Nothing is left to chance but by a seed.
+//!
+//! What can be made to happen:
+//! - a power cut, now ([`MemoryDisk::after_power_cut`]) or at some operation
+//!   ([`MemoryDisk::crash_at`]), with each kind of [`Loss`];
+//! - the failure of some operation ([`MemoryDisk::fail_at`]), or of some write or sync
+//!   ([`MemoryDisk::fail_next`]): EIO, ENOSPC, half of a write; a full disk
+//!   ([`MemoryDisk::set_space`]);
+//! - damage to what stands there ([`MemoryDisk::corrupt_sector`], [`MemoryDisk::tamper`],
+//!   [`MemoryDisk::lose`], [`MemoryDisk::make_unreadable`]);
+//! - a sync that takes time, and covers only what was written before it began
+//!   ([`MemoryDisk::begin_syncs`]).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -16,54 +27,21 @@ use kvorum::disk::{BLOCK_BYTES, Contents, Disk, DiskFile, ReadFile};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+#[path = "memory_disk/faults.rs"]
+mod faults;
+#[path = "memory_disk/loss.rs"]
+mod loss;
+
+pub use faults::{Failure, Operation};
+use faults::{Faults, Outcome, Plan};
+use loss::Keep;
+pub use loss::Loss;
+
 const SECTOR_BYTES: usize = 512;
 
-/// As Linux numbers it; the fuzz targets, which use this disk too, have no crate that knows it.
-const EMFILE: i32 = 24;
-
-/// What a power cut does to everything that was not synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// All of it is gone.
-    All,
-    /// All of it is there.
-    Nothing,
-    /// Each write and each directory operation is there or not.
-    Some,
-    /// Each sector of each write, and each directory operation, is there or not.
-    Torn,
-}
-
-impl Loss {
-    pub const EACH: [Loss; 4] = [Loss::All, Loss::Nothing, Loss::Some, Loss::Torn];
-}
-
-/// How an operation fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// EIO; a failed sync leaves the data readable and marks it clean, as Linux does.
-    Io,
-    /// ENOSPC.
-    Full,
-    /// Half of a write is done, then EIO.
-    Short,
-    /// EMFILE.
-    Descriptors,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum Plan {
-    #[default]
-    Run,
-    /// The power goes at this operation, which may still be done in part.
-    Crash {
-        at: u64,
-    },
-    Fail {
-        at: u64,
-        how: Failure,
-    },
-}
+/// A point in the order of all writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -75,8 +53,11 @@ struct State {
     live: BTreeMap<String, usize>,
     durable: BTreeMap<String, usize>,
     pending: Vec<NameChange>,
-    plan: Plan,
-    operations: u64,
+    faults: Faults,
+    /// Writes so far.
+    writes: u64,
+    /// Syncs cover the writes before this moment only.
+    sync_began: Option<Moment>,
     crashed: bool,
     space_bytes: Option<usize>,
     hides_its_limit: bool,
@@ -91,7 +72,15 @@ struct State {
 struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
-    pending: Vec<(usize, Vec<u8>)>,
+    pending: Vec<Write>,
+}
+
+/// A write that was not synced.
+#[derive(Clone)]
+struct Write {
+    at: Moment,
+    offset: usize,
+    bytes: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -102,16 +91,46 @@ enum NameChange {
 }
 
 impl File {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
+    fn write(&mut self, at: Moment, offset: usize, bytes: &[u8]) {
         put(&mut self.live, offset, bytes);
-        self.pending.push((offset, bytes.to_vec()));
+        self.pending.push(Write { at, offset, bytes: bytes.to_vec() });
     }
 
     /// Only what is pending: after a failed sync, `live` holds bytes that no later sync will write.
-    fn sync(&mut self) {
-        for (offset, bytes) in self.pending.drain(..) {
-            put(&mut self.durable, offset, &bytes);
+    fn sync(&mut self, began: Option<Moment>) {
+        for write in self.take_covered(began) {
+            put(&mut self.durable, write.offset, &write.bytes);
         }
+    }
+
+    /// Takes the writes that came before a sync began.
+    fn take_covered(&mut self, began: Option<Moment>) -> Vec<Write> {
+        let (covered, later) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|write| began.is_none_or(|began| write.at < began));
+        self.pending = later;
+        covered
+    }
+
+    /// What is left of it after a power cut.
+    fn after_power_cut(&self, loss: Loss, rng: &mut StdRng) -> Vec<u8> {
+        let mut left = self.durable.clone();
+        let keep = Keep::new(loss, self.pending.len(), rng);
+        for (number, write) in self.pending.iter().enumerate() {
+            let is_torn = loss == Loss::Torn || keep.is_last(number);
+            if !is_torn {
+                if keep.keeps(number, rng) {
+                    put(&mut left, write.offset, &write.bytes);
+                }
+                continue;
+            }
+            for (sector, bytes) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
+                if rng.random_bool(0.5) {
+                    put(&mut left, write.offset + sector * SECTOR_BYTES, bytes);
+                }
+            }
+        }
+        left
     }
 }
 
@@ -150,27 +169,48 @@ impl MemoryDisk {
 
     /// The power goes at the operation with this number, counted from 1 and from now.
     pub fn crash_at(&self, at: u64) {
-        let mut state = self.state();
-        state.operations = 0;
-        state.plan = Plan::Crash { at };
+        self.state().faults.plan(Plan::Crash { at });
     }
 
     /// The operation with this number fails, counted from 1 and from now.
     pub fn fail_at(&self, at: u64, how: Failure) {
-        let mut state = self.state();
-        state.operations = 0;
-        state.plan = Plan::Fail { at, how };
+        self.state().faults.plan(Plan::Fail { at, how });
+    }
+
+    /// Of the operations of this kind so many go well from now on, and the next one fails. May be
+    /// asked several times.
+    pub fn fail_next(&self, operation: Operation, after: u64, how: Failure) {
+        self.state().faults.set_trap(operation, after, how);
     }
 
     /// Everything works again.
     pub fn heal(&self) {
         let mut state = self.state();
-        (state.plan, state.crashed) = (Plan::Run, false);
+        state.faults.heal();
+        state.crashed = false;
+    }
+
+    /// Whether the power has gone, as planned.
+    pub fn has_crashed(&self) -> bool {
+        self.state().crashed
     }
 
     /// Operations since the plan was made.
     pub fn operations(&self) -> u64 {
-        self.state().operations
+        self.state().faults.operations()
+    }
+
+    /// From now on every sync counts as begun now, and leaves later writes pending, until
+    /// [`end_syncs`](MemoryDisk::end_syncs). For who lets a sync take time: it is begun when the
+    /// slow thing begins, and the log's own sync is called when it is over.
+    pub fn begin_syncs(&self) {
+        let mut state = self.state();
+        state.sync_began = Some(Moment(state.writes));
+    }
+
+    /// Syncs cover what was written before they are called again.
+    pub fn end_syncs(&self) {
+        self.state().sync_began = None;
     }
 
     /// How much all files together may have.
@@ -214,6 +254,24 @@ impl MemoryDisk {
         state.durable.insert(name.to_owned(), number);
     }
 
+    /// Fills the sector at `offset` of a file with other bytes, drawn from the seed: on the medium
+    /// and for who reads it, also through files that are open. A write makes it good again.
+    pub fn corrupt_sector(&self, name: &str, offset: usize, seed: u64) {
+        let mut state = self.state();
+        let number = state.live[name];
+        let mut rng = StdRng::seed_from_u64(seed);
+        let garbage: [u8; SECTOR_BYTES] = std::array::from_fn(|_| rng.random());
+        let start = offset - offset % SECTOR_BYTES;
+        let file = &mut state.files[number];
+        assert!(start < file.live.len(), "{name} is shorter");
+        for image in [&mut file.live, &mut file.durable] {
+            let end = image.len().min(start + SECTOR_BYTES);
+            if let Some(sector) = image.get_mut(start..end) {
+                sector.copy_from_slice(&garbage[..sector.len()]);
+            }
+        }
+    }
+
     /// Removes a file behind the process's back.
     pub fn lose(&self, name: &str) {
         let mut state = self.state();
@@ -225,32 +283,15 @@ impl MemoryDisk {
     pub fn after_power_cut(&self, loss: Loss, seed: u64) -> MemoryDisk {
         let state = self.state();
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut keep = || match loss {
-            Loss::All => false,
-            Loss::Nothing => true,
-            Loss::Some | Loss::Torn => rng.random_bool(0.5),
-        };
-        let mut files = Vec::new();
-        for file in &state.files {
-            let mut left = file.durable.clone();
-            for (offset, bytes) in &file.pending {
-                if loss != Loss::Torn {
-                    if keep() {
-                        put(&mut left, *offset, bytes);
-                    }
-                    continue;
-                }
-                for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if keep() {
-                        put(&mut left, offset + number * SECTOR_BYTES, sector);
-                    }
-                }
-            }
-            files.push(File { live: left.clone(), durable: left, pending: Vec::new() });
-        }
+        let files = state.files.iter().map(|file| {
+            let left = file.after_power_cut(loss, &mut rng);
+            File { live: left.clone(), durable: left, pending: Vec::new() }
+        });
+        let files = files.collect();
         let mut names = state.durable.clone();
-        for change in &state.pending {
-            if keep() {
+        let keep = Keep::new(loss, state.pending.len(), &mut rng);
+        for (number, change) in state.pending.iter().enumerate() {
+            if keep.keeps(number, &mut rng) {
                 apply(&mut names, change);
             }
         }
@@ -266,26 +307,17 @@ impl MemoryDisk {
 impl State {
     /// What becomes of the next operation: `Ok(None)` goes well, `Ok(Some(_))` fails so,
     /// `Err` never even starts.
-    fn begin(&mut self) -> io::Result<Option<Failure>> {
+    fn begin(&mut self, operation: Operation) -> io::Result<Option<Failure>> {
         if self.crashed {
             return Err(io::Error::other("no power"));
         }
-        self.operations += 1;
-        match self.plan {
-            Plan::Crash { at } if at == self.operations => {
+        match self.faults.next(operation) {
+            Outcome::Good => Ok(None),
+            Outcome::Fails(how) => Ok(Some(how)),
+            Outcome::PowerCut => {
                 self.crashed = true;
                 Ok(Some(Failure::Io))
             }
-            Plan::Fail { at, how } if at == self.operations => Ok(Some(how)),
-            _ => Ok(None),
-        }
-    }
-
-    fn error(&self, how: Failure) -> io::Error {
-        match how {
-            Failure::Full => io::ErrorKind::StorageFull.into(),
-            Failure::Io | Failure::Short => io::Error::other("EIO"),
-            Failure::Descriptors => io::Error::from_raw_os_error(EMFILE),
         }
     }
 
@@ -302,29 +334,34 @@ impl State {
     }
 
     fn write(&mut self, file: usize, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        match self.begin()? {
-            None => self.files[file].write(offset, bytes),
+        let outcome = self.begin(Operation::Write)?;
+        let at = Moment(self.writes);
+        self.writes += 1;
+        match outcome {
+            None => self.files[file].write(at, offset, bytes),
             Some(how) => {
                 // In a power cut the write was under way.
                 if self.crashed {
-                    self.files[file].write(offset, bytes);
+                    self.files[file].write(at, offset, bytes);
                 } else if how == Failure::Short {
-                    self.files[file].write(offset, &bytes[..bytes.len() / 2]);
+                    self.files[file].write(at, offset, &bytes[..bytes.len() / 2]);
                 }
-                return Err(self.error(how));
+                return Err(how.error());
             }
         }
         Ok(())
     }
 
     fn sync(&mut self, file: usize) -> io::Result<()> {
-        match self.begin()? {
-            None => self.files[file].sync(),
+        let outcome = self.begin(Operation::Sync)?;
+        let began = self.sync_began;
+        match outcome {
+            None => self.files[file].sync(began),
             Some(how) => {
                 if !self.crashed {
-                    self.files[file].pending.clear();
+                    self.files[file].take_covered(began);
                 }
-                return Err(self.error(how));
+                return Err(how.error());
             }
         }
         Ok(())
@@ -397,21 +434,21 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         let file = state.file(from)?;
-        let outcome = state.begin()?;
+        let outcome = state.begin(Operation::Name)?;
         if outcome.is_none() || state.crashed {
             state.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), file));
         }
-        outcome.map_or(Ok(()), |how| Err(state.error(how)))
+        outcome.map_or(Ok(()), |how| Err(how.error()))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.file(name)?;
-        let outcome = state.begin()?;
+        let outcome = state.begin(Operation::Name)?;
         if outcome.is_none() || state.crashed {
             state.change_name(NameChange::Remove(name.to_owned()));
         }
-        outcome.map_or(Ok(()), |how| Err(state.error(how)))
+        outcome.map_or(Ok(()), |how| Err(how.error()))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -422,13 +459,13 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
-        match state.begin()? {
+        match state.begin(Operation::SyncDirectory)? {
             None => {
                 state.durable = state.live.clone();
                 state.pending.clear();
                 Ok(())
             }
-            Some(how) => Err(state.error(how)),
+            Some(how) => Err(how.error()),
         }
     }
 }

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod client;
+pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod linearizable;
@@ -24,6 +25,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The end of the patience that begins now.
 pub fn deadline() -> Instant {
     Instant::now() + PATIENCE
+}
+
+/// Looks again and again until there is something to see: what other processes do among themselves
+/// they announce to nobody here.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = deadline();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Runs a tool of the system to its end, and panics with what it said when it fails.

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use kvorum::client::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::{Raw, Text};
 use super::strace::Strace;
-use super::{PATIENCE, deadline};
+use super::{PATIENCE, deadline, until};
 
 /// The binary under test, with none of this environment's settings.
 pub fn kvorum() -> Command {
@@ -295,9 +294,6 @@ impl Server {
 
     /// Waits until a number of the STATUS line is as wished.
     pub fn wait_for_status(&self, name: &str, wished: impl Fn(u64) -> bool) {
-        let deadline = deadline();
-        while !wished(self.status_number(name)) {
-            assert!(Instant::now() < deadline, "{name} stays {}", self.status_number(name));
-        }
+        until(name, || wished(self.status_number(name)).then_some(()));
     }
 }

@@ -84,7 +84,8 @@ impl Session {
         *place = name.into();
     }
 
-    /// `RESET`: back to RESP2, no name and `READWRITE`. What the library said of itself stays, as in Redis.
+    /// `RESET`: back to RESP2, no name and `READWRITE`. What the library said of itself stays, as in
+    /// Redis.
     pub(super) fn reset(&mut self) {
         self.version = Version::Resp2;
         self.read_only = false;

@@ -246,11 +246,17 @@ impl Node {
         more
     }
 
-    /// Makes one batch of the writes admitted since the last call, sends it to the others, and
-    /// hands out the records for this node's own log.
+    /// Makes one batch of the writes admitted since the last call, sends it to the others, asks
+    /// them what the reads of the turn need to know, and hands out the records for this node's own
+    /// log.
     pub fn seal(&mut self, now: &Now, out: &mut Output) {
         self.seal_open(self.raft.term(), now.wall_ms);
-        self.replicate();
+        if self.raft.is_leader() {
+            self.begin_round();
+            self.replicate();
+        } else {
+            self.ask();
+        }
         self.send_gated(out);
         out.records.append(&mut self.records);
     }

@@ -128,7 +128,7 @@ impl Node {
         if !self.raft.is_leader() {
             return Err(self.not_leader());
         }
-        if self.waits.len() >= PENDING_WAITS_MAX {
+        if self.waits.count() >= PENDING_WAITS_MAX {
             return Err(Refusal::Busy);
         }
         let others = wait.others.min(self.config.members.members().len() - 1);
@@ -139,7 +139,7 @@ impl Node {
 
     /// Answers those that wait for copies: also those that have waited long enough at `now`.
     pub(super) fn answer_waits(&mut self, now: Option<Instant>) {
-        if self.waits.len() == 0 {
+        if self.waits.count() == 0 {
             return;
         }
         if !self.raft.is_leader() {

@@ -1,0 +1,346 @@
+//! How connections with members begin: dialing, accepting, and the handshake.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvorum_protocol::NodeId;
+use kvorum_protocol::peer::handshake::{Acceptor, Dialer, Failure, Step};
+use kvorum_protocol::peer::wire;
+use kvorum_protocol::peer::{Introduction, Lane, Refusal};
+use mio::net::TcpStream;
+use mio::{Interest, Token};
+
+use super::link::{Caller, End, Link, Origin, Stage};
+use super::peers::{Peers, STRANGERS_MAX};
+use super::resolve::Resolver;
+use super::route::{DialState, LANES, lane_at};
+use super::socket::prepare;
+use crate::core::{Instant, Node, Now};
+use crate::net::listener::Accepted;
+
+/// How long the kernel may take to connect. It repeats itself after a second; so do we, and are
+/// sooner there when the network is.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// How long two nodes may take to know each other.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// Connections accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 16;
+
+/// When accepting fails for a reason that only time can mend.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+impl Peers {
+    // Dialing
+
+    /// Dials whoever is due.
+    pub(super) fn dial_due(&mut self, now: &Now, node: &mut Node) {
+        for route in 0..self.routes.len() {
+            if self.routes[route].deadline() > now.monotonic {
+                continue;
+            }
+            for lane in LANES {
+                let dial = self.routes[route].dial(lane);
+                if matches!(dial.state, DialState::Waiting(due) if due <= now.monotonic) {
+                    self.dial(route, lane, now, node);
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, route: usize, lane: Lane, now: &Now, node: &mut Node) {
+        let address = &self.routes[route].address;
+        if let Some(number) = Resolver::number(address) {
+            return self.connect(route, lane, number, now, node);
+        }
+        match self.resolver.begin(route, lane, address) {
+            Ok(()) => self.routes[route].dial(lane).state = DialState::Resolving,
+            Err(error) => self.dial_failed(route, lane, error, now, node),
+        }
+    }
+
+    /// Goes on with those whose names have been looked up.
+    pub(super) fn take_resolved(&mut self, now: &Now, node: &mut Node) {
+        for resolved in self.resolver.take() {
+            let (route, lane) = (resolved.route, resolved.lane);
+            match resolved.addresses {
+                Ok(addresses) => {
+                    // A name may have several: they take turns.
+                    let turn = self.routes[route].dial(lane).failures % addresses.len();
+                    self.connect(route, lane, addresses[turn], now, node);
+                }
+                Err(error) => self.dial_failed(route, lane, error, now, node),
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        route: usize,
+        lane: Lane,
+        address: SocketAddr,
+        now: &Now,
+        node: &mut Node,
+    ) {
+        let connected = TcpStream::connect(address).and_then(|mut stream| {
+            prepare(&stream)?;
+            let id = self.next_id();
+            self.register(&mut stream, id)?;
+            Ok((stream, id))
+        });
+        match connected {
+            Ok((stream, id)) => {
+                let origin = Origin::Dialed { route, lane, boot: None };
+                let deadline = now.monotonic.after(CONNECT_MAX);
+                let stage = Stage::Connecting;
+                let link = Link::new(stream, id, address.to_string(), origin, stage, deadline);
+                self.links.insert(id, Box::new(link));
+                self.routes[route].dial(lane).state = DialState::Busy(id);
+            }
+            Err(error) => self.dial_failed(route, lane, error, now, node),
+        }
+    }
+
+    fn dial_failed(
+        &mut self,
+        route: usize,
+        lane: Lane,
+        error: io::Error,
+        now: &Now,
+        node: &mut Node,
+    ) {
+        self.dial_ended([route, lane_at(lane)], false, &End::Broken(error), now, node);
+    }
+
+    fn register(&self, stream: &mut TcpStream, id: u64) -> io::Result<()> {
+        const { assert!(usize::BITS == 64, "tokens have two halves") };
+        #[allow(clippy::cast_possible_truncation)]
+        let token = Token(id as usize);
+        self.registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// A dialed connection is there: says HELLO.
+    pub(super) fn greet(&mut self, link: &mut Link, now: &Now) {
+        let Origin::Dialed { route, lane, .. } = link.origin else {
+            unreachable!("what is accepted is connected")
+        };
+        self.epoch += 1;
+        let own = self.introduction(self.routes[route].member, lane);
+        let secret = self.secret.clone();
+        link.stage = Stage::Dialing(link.outbox.append(|out| Dialer::new(own, secret, out)));
+        link.deadline = now.monotonic.after(HANDSHAKE_MAX);
+    }
+
+    // Accepting
+
+    /// Lets callers in, as far as the handshake.
+    pub(super) fn accept(&mut self, now: &Now, node: &mut Node) {
+        if self.accept_at.is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept() {
+                Ok(Accepted::Connection(stream, address)) => {
+                    if let Err(error) = self.adopt(stream, address, now, node) {
+                        log::warn!("peer port: {address} can not be served: {error}");
+                    }
+                }
+                Ok(Accepted::OutOfDescriptors(stream)) => {
+                    log::warn!("peer port: the process is out of file descriptors");
+                    drop(stream);
+                    self.listener.restore_spare();
+                }
+                Ok(Accepted::Nobody) => {
+                    self.accept_at = None;
+                    return;
+                }
+                Err(error) => {
+                    log::warn!("peer port: accept: {error}");
+                    self.accept_at = Some(now.monotonic.after(ACCEPT_RETRY));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt(
+        &mut self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        now: &Now,
+        node: &mut Node,
+    ) -> io::Result<()> {
+        prepare(&stream)?;
+        let is_stranger = |link: &Link| matches!(link.origin, Origin::Accepted(None));
+        let strangers = self.links.values().filter(|link| is_stranger(link));
+        if strangers.clone().count() >= STRANGERS_MAX
+            && let Some(oldest) = strangers.min_by_key(|link| link.deadline)
+        {
+            self.end(oldest.id, End::Crowded, now, node);
+        }
+        let id = self.next_id();
+        self.register(&mut stream, id)?;
+        // Whom it speaks to, and on which lane, the acceptor learns from the caller.
+        let own = self.introduction(self.id, Lane::Control);
+        let stage = Stage::Accepting(Acceptor::new(own, self.secret.clone()));
+        let deadline = now.monotonic.after(HANDSHAKE_MAX);
+        let origin = Origin::Accepted(None);
+        let link = Link::new(stream, id, address.to_string(), origin, stage, deadline);
+        self.links.insert(id, Box::new(link));
+        Ok(())
+    }
+
+    // The handshake
+
+    fn introduction(&self, to: NodeId, lane: Lane) -> Introduction {
+        Introduction {
+            from: self.id,
+            to,
+            lane,
+            cluster: self.cluster,
+            incarnation: self.incarnation,
+            boot: self.boot,
+            epoch: self.epoch,
+            members: self.members.fingerprint(),
+            term: self.durable_term,
+            has_secret: self.secret.is_some(),
+            nonce: rand::random(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Takes a frame of a handshake.
+    pub(super) fn take_introduction(
+        &mut self,
+        link: &mut Link,
+        frame: &Bytes,
+        now: &Now,
+        node: &mut Node,
+    ) -> Result<(), End> {
+        let Link { stage, outbox, .. } = link;
+        let step = match stage {
+            Stage::Dialing(dialer) => outbox.append(|out| dialer.receive(frame, out)),
+            Stage::Accepting(acceptor) => {
+                outbox.append(|out| acceptor.receive(frame, &self.members, out))
+            }
+            Stage::Connecting | Stage::Open => unreachable!("not in a handshake"),
+        };
+        match step {
+            Ok(Step::Wait) => Ok(()),
+            Ok(Step::Judge(theirs)) => self.judge(link, &theirs, now, node),
+            Ok(Step::Ready) => {
+                self.joined(link, now, node);
+                Ok(())
+            }
+            Err(Failure::Malformed(error)) => Err(End::Malformed(error)),
+            Err(Failure::Refuses(refusal)) => Err(End::Refuses(refusal)),
+            Err(Failure::Refused { refusal, is_authentic }) => {
+                Err(End::Refused { refusal, is_authentic })
+            }
+        }
+    }
+
+    /// Decides whether the other side, which is who it says, is welcome.
+    fn judge(
+        &mut self,
+        link: &mut Link,
+        theirs: &Introduction,
+        now: &Now,
+        node: &mut Node,
+    ) -> Result<(), End> {
+        match &mut link.stage {
+            Stage::Dialing(dialer) => {
+                link.outbox.append(|out| dialer.accept(out));
+                if let Origin::Dialed { boot, .. } = &mut link.origin {
+                    *boot = Some(theirs.boot);
+                }
+                Ok(())
+            }
+            _ => self.welcome(link, theirs, now, node),
+        }
+    }
+
+    /// An accepted connection is a member's: messages may come.
+    fn welcome(
+        &mut self,
+        link: &mut Link,
+        theirs: &Introduction,
+        now: &Now,
+        node: &mut Node,
+    ) -> Result<(), End> {
+        let Stage::Accepting(acceptor) = &mut link.stage else {
+            unreachable!("only callers are welcomed")
+        };
+        let route = self.route_of(theirs.from).expect("callers are other members");
+        let caller = Caller { route, lane: theirs.lane, boot: theirs.boot, epoch: theirs.epoch };
+        let before = self.routes[route].incoming[lane_at(caller.lane)];
+        if let Some(before) = before {
+            if self.is_newer(before, &caller) {
+                let refusal = Refusal::replaced(self.id, theirs.from);
+                link.outbox.append(|out| acceptor.refuse(&refusal, out));
+                return Err(End::Refuses(refusal));
+            }
+            self.end(before, End::Replaced, now, node);
+        }
+        link.outbox.append(|out| acceptor.accept(out));
+        link.stage = Stage::Open;
+        link.deadline = Instant::NEVER;
+        link.origin = Origin::Accepted(Some(caller));
+        self.routes[route].incoming[lane_at(caller.lane)] = Some(link.id);
+        self.end_older(&caller, now, node);
+        self.routes[route].hurry(now.monotonic);
+        Ok(())
+    }
+
+    /// Whether the link that stands is newer than the one that `caller` asks for.
+    fn is_newer(&self, standing: u64, caller: &Caller) -> bool {
+        let origin = self.links.get(&standing).map(|link| &link.origin);
+        matches!(
+            origin,
+            Some(Origin::Accepted(Some(before)))
+                if before.boot == caller.boot && before.epoch >= caller.epoch
+        )
+    }
+
+    /// Ends the connections with a process of the member that is gone: a new one has called.
+    fn end_older(&mut self, caller: &Caller, now: &Now, node: &mut Node) {
+        let is_older = |link: &Link| match link.origin {
+            Origin::Dialed { route, boot: Some(boot), .. } => {
+                route == caller.route && boot != caller.boot
+            }
+            Origin::Accepted(Some(before)) => {
+                before.route == caller.route && before.boot != caller.boot
+            }
+            _ => false,
+        };
+        while let Some(older) = self.links.values().find(|link| is_older(link)) {
+            self.end(older.id, End::Replaced, now, node);
+        }
+    }
+
+    /// A dialed connection may be used.
+    fn joined(&mut self, link: &mut Link, now: &Now, node: &mut Node) {
+        let Origin::Dialed { route, lane, .. } = link.origin else {
+            unreachable!("only dialers wait to be welcomed")
+        };
+        link.stage = Stage::Open;
+        link.deadline = Instant::NEVER;
+        if lane == Lane::Control {
+            // It may have grown since HELLO.
+            link.outbox.append(|out| wire::encode_durable_term(self.durable_term, out));
+        }
+        let route = &mut self.routes[route];
+        let dial = route.dial(lane);
+        dial.state = DialState::Open(link.id);
+        dial.failures = 0;
+        if route.is_open() {
+            route.is_joined = true;
+            route.told = None;
+            log::info!("member {} ({}) is connected", route.member, route.address);
+            node.member_joined(now, route.member);
+        }
+    }
+}

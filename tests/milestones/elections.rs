@@ -1,0 +1,224 @@
+//! Step 5: leader election.
+
+use std::collections::HashMap;
+
+use crate::support::cluster::Cluster;
+use crate::support::server::kvorum;
+use crate::support::until;
+
+/// Quick elections, for tests that need several of them.
+const QUICK: [&str; 4] = ["--heartbeat-ms", "20", "--election-timeout-ms", "100"];
+
+fn terms(cluster: &Cluster) -> Vec<u64> {
+    cluster.running().map(|id| cluster.node(id).status_number("term")).collect()
+}
+
+/// Waits until one of the others leads.
+fn next_leader(cluster: &Cluster, old: usize) -> usize {
+    let others: Vec<usize> = cluster.running().filter(|&id| id != old).collect();
+    cluster.leader_of(&others)
+}
+
+/// Who leads needs to say so often enough that nobody stands for election.
+#[test]
+fn m5_the_leader_sends_heartbeats() {
+    let mut cluster = Cluster::prepare(3, 0, &[]);
+    (1..=3).for_each(|id| cluster.start_node_with(id, &["--trace-peers"]));
+    let leader = cluster.leader();
+    let before = terms(&cluster);
+    // Several election timeouts, measured by what the others hear.
+    let follower = cluster.followers()[0];
+    let mut waiting = cluster.text(leader);
+    waiting.send("PING");
+    assert_eq!(waiting.reply(), "PONG");
+    assert!(!waiting.raw().hears_within(std::time::Duration::from_secs(2)), "nothing was asked");
+    assert_eq!(terms(&cluster), before, "somebody stood for election");
+    assert_eq!(cluster.leader(), leader);
+    let log = cluster.terminate(follower).stderr;
+    let heartbeats = log.lines().filter(|line| line.contains("HEARTBEAT ")).count();
+    assert!(heartbeats >= 10, "{heartbeats} heartbeats in two seconds:\n{log}");
+}
+
+#[test]
+fn m5_a_follower_that_hears_none_stands_for_election() {
+    let cluster = Cluster::start(3);
+    let old = cluster.leader();
+    let term = cluster.node(old).status_number("term");
+    cluster.pause(old);
+    let new = next_leader(&cluster, old);
+    assert!(cluster.node(new).status_number("term") > term);
+    assert_eq!(cluster.text(new).ask("SET k v"), "OK");
+    cluster.resume(old);
+}
+
+/// What the logs of all nodes say, for every term: who voted for whom, and who led.
+#[test]
+fn m5_one_vote_a_term_and_the_higher_term_wins() {
+    let mut cluster = Cluster::start_with(3, 0, &QUICK);
+    let mut highest = 0;
+    for round in 0..5 {
+        let leader = cluster.leader();
+        let term = cluster.node(leader).status_number("term");
+        assert!(term > highest, "term {term} leads after term {highest}");
+        assert!(terms(&cluster).iter().all(|&known| known == term), "the higher term wins");
+        highest = term;
+        assert_eq!(cluster.text(leader).ask(&format!("SET k {round}")), "OK");
+        cluster.kill(leader);
+        next_leader(&cluster, leader);
+        cluster.start_node(leader);
+    }
+    cluster.leader();
+    let mut votes: HashMap<u64, HashMap<usize, usize>> = HashMap::new();
+    for id in 1..=3 {
+        cluster.kill(id);
+        let mut own: HashMap<u64, usize> = HashMap::new();
+        for (term, voted_for) in votes_of(&cluster, id) {
+            let before = own.insert(term, voted_for);
+            assert!(before.is_none_or(|before| before == voted_for), "node {id} votes twice");
+            *votes.entry(term).or_default().entry(voted_for).or_default() +=
+                usize::from(before.is_none());
+        }
+    }
+    for (term, candidates) in &votes {
+        let winners = candidates.values().filter(|&&votes| votes >= 2).count();
+        assert!(winners <= 1, "two leaders of term {term}");
+    }
+    assert!(votes.len() >= 5, "{votes:?}");
+}
+
+/// The votes in the log of a node that has ended: term and candidate.
+fn votes_of(cluster: &Cluster, id: usize) -> Vec<(u64, usize)> {
+    let output = kvorum().args(["wal", "dump"]).arg(cluster.data(id)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let dump = String::from_utf8(output.stdout).unwrap();
+    let votes = dump.lines().filter(|line| line.contains("TERM term=")).filter_map(|line| {
+        let value = |name: &str| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            word.and_then(|word| word.parse::<u64>().ok())
+        };
+        Some((value("term=")?, usize::try_from(value("vote=")?).ok()?))
+    });
+    votes.collect()
+}
+
+#[test]
+fn m5_a_majority_elects() {
+    for (voters, majority) in [(3, 2), (5, 3), (7, 4)] {
+        let mut cluster = Cluster::prepare(voters, 0, &QUICK);
+        (1..majority).for_each(|id| cluster.start_node(id));
+        // Long enough for many elections, if there could be any.
+        let mut client = cluster.text(1);
+        assert!(!client.raw().hears_within(std::time::Duration::from_millis(1000)));
+        for id in 1..majority {
+            assert_ne!(cluster.node(id).status("role"), "leader", "{majority} of {voters} elect");
+        }
+        assert_eq!(client.ask("WHO_IS_LEADER"), "NO_LEADER");
+        cluster.start_node(majority);
+        let leader = cluster.leader();
+        assert_eq!(cluster.text(leader).ask("SET k v"), "OK");
+    }
+}
+
+/// Four nodes that start at once, and four of which the leader dies, time and again.
+#[test]
+fn m5_split_votes_retry_until_one_wins() {
+    let mut cluster = Cluster::start_with(4, 0, &QUICK);
+    for round in 0..6 {
+        let leader = cluster.leader();
+        assert_eq!(cluster.text(leader).ask(&format!("SET k {round}")), "OK");
+        cluster.kill(leader);
+        let new = next_leader(&cluster, leader);
+        assert_eq!(cluster.text(new).ask("GET k"), format!("VALUE {round}"));
+        cluster.start_node(leader);
+    }
+    (1..=4).for_each(|id| cluster.kill(id));
+    (1..=4).for_each(|id| cluster.start_node(id));
+    let leader = cluster.leader();
+    assert_eq!(cluster.text(leader).ask("GET k"), "VALUE 5");
+}
+
+#[test]
+fn m5_an_old_leader_that_comes_back_steps_down() {
+    let cluster = Cluster::start_with(3, 0, &["--quorum-timeout-ms", "1000"]);
+    let old = cluster.leader();
+    let mut late = cluster.text(old);
+    assert_eq!(late.ask("SET k first"), "OK");
+    cluster.pause(old);
+    late.send("SET k late");
+    let new = next_leader(&cluster, old);
+    assert_eq!(cluster.text(new).ask("SET k second"), "OK");
+    cluster.resume(old);
+    until("the old leader follows", || {
+        (cluster.node(old).status("role") == "follower").then_some(())
+    });
+    // What it was asked as a leader without followers was not acknowledged.
+    let reply = late.reply();
+    assert_ne!(reply, "OK");
+    assert_eq!(cluster.leader(), new);
+    assert_eq!(cluster.text(old).ask("GET k"), "VALUE second");
+}
+
+#[test]
+fn m5_a_minority_never_elects_and_never_accepts_a_quorum_write() {
+    let mut cluster = Cluster::start_with(5, 0, &["--quorum-timeout-ms", "500"]);
+    let leader = cluster.leader();
+    assert_eq!(cluster.text(leader).ask("SET k kept"), "OK");
+    let followers = cluster.followers();
+    cluster.wait_until_applied(&followers);
+    // The leader and one follower are left.
+    followers[..3].iter().for_each(|&id| cluster.kill(id));
+    let minority: Vec<usize> = cluster.running().collect();
+    until("nobody leads", || {
+        let led = minority.iter().any(|&id| cluster.node(id).status("leader") != "none");
+        (!led).then_some(())
+    });
+    let terms_before = terms(&cluster);
+    for _ in 0..3 {
+        for &id in &minority {
+            let mut client = cluster.text(id);
+            let reply = client.ask("SET k lost");
+            assert!(reply.starts_with("ERROR NO_LEADER "), "{reply}");
+            assert_eq!(client.ask("QUORUM r=1"), "OK");
+            assert_eq!(client.ask("GET k"), "VALUE kept");
+            assert_ne!(cluster.node(id).status("role"), "leader");
+        }
+    }
+    // They only ask whether they would be elected, which changes nothing.
+    assert_eq!(terms(&cluster), terms_before);
+    followers[..3].iter().for_each(|&id| cluster.start_node(id));
+    let leader = cluster.leader();
+    assert_eq!(cluster.text(leader).ask("GET k"), "VALUE kept");
+}
+
+#[test]
+fn m5_roles_terms_and_votes_can_be_watched() {
+    let mut cluster = Cluster::prepare(3, 1, &[]);
+    (1..=4).for_each(|id| cluster.start_node_with(id, &["--trace-peers"]));
+    let leader = cluster.leader();
+    let term = cluster.node(leader).status("term");
+    for id in 1..=4 {
+        let expected = match id {
+            4 => "learner",
+            _ if id == leader => "leader",
+            _ => "follower",
+        };
+        let node = cluster.node(id);
+        let shown = ["role", "term", "leader", "voters", "learners"].map(|name| node.status(name));
+        assert_eq!(shown, [expected, &term, &leader.to_string(), "1,2,3", "4"]);
+    }
+    assert_eq!(cluster.node(leader).status("peers").split(',').count(), 3);
+    // One table of all of them.
+    let output = kvorum().args(["status", "--servers", &cluster.servers()]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    for word in [" leader ", " follower ", " learner "] {
+        assert!(table.contains(word), "{table}");
+    }
+    // The votes, as they were asked for and given, and as they stand in the log.
+    let log = cluster.terminate(leader).stderr;
+    for word in ["VOTE_REQUEST term=", "VOTE_REPLY term=", "candidate="] {
+        assert!(log.contains(word), "no {word} in:\n{log}");
+    }
+    let voted = votes_of(&cluster, leader);
+    assert!(voted.contains(&(term.parse().unwrap(), leader)), "{voted:?}");
+}

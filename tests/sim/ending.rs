@@ -1,0 +1,191 @@
+//! How a world ends: all faults are healed, and then everything has to come right in time.
+//!
+//! Rules of safety alone would pass a cluster that does nothing.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::{Op, Term};
+
+use crate::invariants::{Checked, ensure};
+use crate::life::Death;
+use crate::memory_disk::Loss;
+use crate::network::Place;
+use crate::queue::{MILLISECOND, SECOND, Time};
+use crate::world::{Event, Tally, World};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Not yet.
+    Trouble,
+    /// By then there must be one leader whom all follow, and all states must be equal.
+    Settling {
+        until: Time,
+    },
+    /// By then the last requests must be answered.
+    Asking {
+        until: Time,
+        term: Term,
+    },
+    /// Until then nobody may stand for election.
+    Quiet {
+        until: Time,
+        term: Term,
+    },
+    Over,
+}
+
+/// How often the ending is looked at.
+const LOOK_INTERVAL: Time = 50 * MILLISECOND;
+
+/// How long it may take from the end of all faults until the cluster is whole. A clog that was
+/// there holds messages back for 5 s, a pause or a node that is down may last 10 s.
+const SETTLE_MAX: Time = 30 * SECOND;
+
+/// How long the last requests may take.
+const ASK_MAX: Time = 10 * SECOND;
+
+/// How many election timeouts nobody may stand for election.
+const QUIET_TIMEOUTS: u32 = 10;
+
+impl World {
+    /// All faults end; who is down starts.
+    pub fn heal(&mut self) -> Checked {
+        self.note("world", || "all faults end".to_owned());
+        self.clients.are_quiet = true;
+        self.network.heal();
+        self.options.disk.slow_share = 0.0;
+        for place in 0..self.machines.len() {
+            self.free_space(place);
+            self.machines[place].clock.wall_offset_ms = 0;
+            self.machines[place].paused_until = self.now;
+            self.wake(place);
+            // An operation that is going to fail may be far away: let it be now.
+            if self.machines[place].is_doomed && self.machines[place].is_up() {
+                self.die(place, Death::Power(Loss::Some), SECOND)?;
+            }
+        }
+        self.ending = Ending::Settling { until: self.now + SETTLE_MAX };
+        self.queue.schedule(self.now + LOOK_INTERVAL, Event::Ending);
+        Ok(())
+    }
+
+    pub fn go_on_ending(&mut self) -> Checked {
+        match self.ending {
+            Ending::Trouble | Ending::Over => unreachable!("nobody looks then"),
+            Ending::Settling { until } => {
+                if let Ok((leader, term)) = self.is_whole() {
+                    self.note("world", || "the cluster is whole".to_owned());
+                    self.ask_afresh(leader);
+                    self.ending = Ending::Asking { until: self.now + ASK_MAX, term };
+                } else {
+                    ensure(self.now < until, "a healed cluster becomes whole", || self.shown())?;
+                }
+            }
+            Ending::Asking { until, term } => {
+                if self.clients.fresh_open == 0 {
+                    let timeout = self.options.election_timeout * QUIET_TIMEOUTS;
+                    let until = self.now + Time::try_from(timeout.as_nanos()).expect("short");
+                    self.ending = Ending::Quiet { until, term };
+                } else if let (false, Ok((leader, _))) = (self.clients.wait(), self.is_whole()) {
+                    // Refused, as while a full disk finds that it has space again.
+                    self.ask_afresh(leader);
+                }
+                ensure(self.now < until, "a healed cluster answers", || self.shown())?;
+            }
+            Ending::Quiet { until, term } => {
+                let (_, now) = self.is_whole_or_applying();
+                ensure(now == term, "a healed cluster stays calm", || {
+                    format!("term {term} was followed by {now}: {}", self.shown())
+                })?;
+                if self.now >= until && self.is_whole().is_ok() {
+                    self.ending = Ending::Over;
+                }
+                let latest = until + ASK_MAX;
+                ensure(self.now < latest, "a healed cluster becomes whole", || self.shown())?;
+            }
+        }
+        self.queue.schedule(self.now + LOOK_INTERVAL, Event::Ending);
+        Ok(())
+    }
+
+    /// The leader and its term, when all live nodes follow it and have applied its whole log.
+    fn is_whole(&self) -> Result<(Place, Term), ()> {
+        let mut leaders = Vec::new();
+        let mut states = Vec::new();
+        for (place, machine) in self.machines.iter().enumerate() {
+            if machine.is_out {
+                continue;
+            }
+            let process = machine.process.as_ref().ok_or(())?;
+            let status = process.core.status();
+            if process.core.is_ready() && status.leader == Some(machine.id) {
+                leaders.push(place);
+            }
+            // A sync that has begun before may take a while longer.
+            if status.durable != status.last {
+                return Err(());
+            }
+            states.push((status.term, status.leader, status.applied, status.last));
+        }
+        let [leader] = leaders[..] else { return Err(()) };
+        let first = states[0];
+        let is_equal = states.iter().all(|state| *state == first) && first.2 == first.3;
+        if is_equal { Ok((leader, first.0)) } else { Err(()) }
+    }
+
+    /// The highest term that anybody is in.
+    fn is_whole_or_applying(&self) -> (usize, Term) {
+        let processes = self.machines.iter().filter_map(|machine| machine.process.as_ref());
+        let terms: Vec<Term> = processes.map(|process| process.core.status().term).collect();
+        (terms.len(), terms.into_iter().max().unwrap_or_default())
+    }
+
+    /// All nodes, for people.
+    fn shown(&self) -> String {
+        let shown = self.machines.iter().map(|machine| match &machine.process {
+            Some(process) => format!("\n  n{}: {:?}", machine.id, process.core.status()),
+            None => format!("\n  n{} is down, for good: {}", machine.id, machine.is_out),
+        });
+        shown.collect()
+    }
+
+    /// Everything that can only be judged at the end.
+    pub fn finish(&mut self) -> Checked<Tally> {
+        self.checks.finish()?;
+        self.states_are_equal()?;
+        self.judge_clients()?;
+        self.tally.elections = self.checks.elections() as u64;
+        self.tally.time = self.now;
+        Ok(self.tally)
+    }
+
+    /// State machine safety: the state of every node is what the decided commands add up to.
+    fn states_are_equal(&self) -> Checked {
+        let mut model = BTreeMap::new();
+        let ledger = self.checks.ledger();
+        for (index, command) in ledger.batches().flat_map(|batch| batch.entries()) {
+            match command.op {
+                Op::Set { key, value } => {
+                    model.insert(key, (index, value));
+                }
+                Op::Delete { key } => {
+                    model.remove(key);
+                }
+                _ => {}
+            }
+        }
+        for machine in &self.machines {
+            let Some(process) = &machine.process else { continue };
+            let store = process.core.store();
+            let is_equal = store.len() == model.len()
+                && process.core.applied() == ledger.end()
+                && model.iter().all(|(key, held)| store.get(key) == Some(*held));
+            ensure(is_equal, "equal logs make equal states", || {
+                let differs = model.iter().find(|(key, held)| store.get(key) != Some(**held));
+                let (applied, end) = (process.core.applied(), ledger.end());
+                format!("n{}: {applied} of {end} applied; {differs:?}", machine.id)
+            })?;
+        }
+        Ok(())
+    }
+}

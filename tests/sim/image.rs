@@ -1,0 +1,97 @@
+//! What a log holds, as an observer of the records sees it.
+
+use kvorum::core::{Record, Recovery, ReplayError};
+use kvorum::wal::{RecordView, RecoverySink};
+use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, NodeId, Term};
+
+/// The replicated log, the term and the vote that a sequence of records adds up to.
+#[derive(Clone, Default)]
+pub struct LogImage {
+    /// In order, without gaps.
+    batches: Vec<Batch>,
+    pub term: Term,
+    pub voted_for: Option<NodeId>,
+    /// Position of the last record.
+    pub lsn: Lsn,
+}
+
+impl LogImage {
+    /// The next record. Answers with the batches that it has voided.
+    pub fn apply(&mut self, lsn: Lsn, record: &Record) -> Vec<Batch> {
+        assert_eq!(lsn, self.lsn.next(), "records come in order");
+        self.lsn = lsn;
+        match record {
+            Record::Batch(batch) => {
+                assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
+                self.batches.push(batch.clone());
+            }
+            Record::TermVote { term, voted_for } => {
+                (self.term, self.voted_for) = (*term, *voted_for);
+            }
+            Record::Truncate { end } => {
+                let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
+                return self.batches.split_off(kept);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Index of the last entry.
+    pub fn end(&self) -> LogIndex {
+        self.batches.last().map_or(LogIndex(0), |batch| batch.header().last_index())
+    }
+
+    /// The batch that holds the entry at `index`.
+    pub fn batch_at(&self, index: LogIndex) -> Option<&Batch> {
+        let at = self.batches.partition_point(|batch| batch.header().last_index() < index);
+        self.batches.get(at).filter(|batch| batch.header().first_index <= index)
+    }
+
+    /// Whether it holds this batch, and so everything before it: the checksums form a chain.
+    pub fn holds(&self, header: &BatchHeader) -> bool {
+        self.batch_at(header.first_index).is_some_and(|batch| batch.header() == header)
+    }
+
+    /// The batches from the one that holds `from` on, up to the one before `end`.
+    pub fn range(&self, from: LogIndex, end: LogIndex) -> &[Batch] {
+        let first = self.batches.partition_point(|batch| batch.header().last_index() < from);
+        let behind = self.batches.partition_point(|batch| batch.header().first_index < end);
+        &self.batches[first..behind.max(first)]
+    }
+}
+
+/// Recovers a node, and shows an observer what was there.
+pub struct Observed<'a> {
+    pub recovery: Recovery,
+    pub image: LogImage,
+    /// What the process before had: its batches need not be decoded again.
+    pub before: &'a LogImage,
+}
+
+impl RecoverySink for Observed<'_> {
+    fn record(
+        &mut self,
+        lsn: Lsn,
+        commit: LogIndex,
+        record: &RecordView<'_>,
+    ) -> Result<(), ReplayError> {
+        let owned = match record {
+            RecordView::Batch { header, bytes } => {
+                let known = self.before.batch_at(header.first_index);
+                let known = known.filter(|batch| batch.header() == header);
+                Record::Batch(known.cloned().unwrap_or_else(|| {
+                    Batch::decode(bytes.to_vec().into()).expect("the log has checked it")
+                }))
+            }
+            RecordView::TermVote { term, voted_for } => {
+                Record::TermVote { term: *term, voted_for: *voted_for }
+            }
+            RecordView::Truncate { end } => Record::Truncate { end: *end },
+            RecordView::Mark => unreachable!("marks are not told"),
+        };
+        self.image.apply(lsn, &owned);
+        RecoverySink::record(&mut self.recovery, lsn, commit, record)
+    }
+
+    fn progress(&mut self, _done_bytes: u64, _total_bytes: u64) {}
+}

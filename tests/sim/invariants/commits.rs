@@ -1,0 +1,110 @@
+//! What is decided stays decided, and is the same for all (Raft paper, figure 3: leader
+//! completeness, state machine safety).
+
+use std::ops::Range;
+
+use kvorum_protocol::{Batch, BatchHeader, Command, LogIndex, Term};
+
+use super::{Checked, ensure};
+use crate::image::LogImage;
+use crate::network::Place;
+
+/// Every batch that anybody ever knew to be decided, in order.
+#[derive(Default)]
+pub struct Ledger {
+    decided: Vec<Decided>,
+}
+
+struct Decided {
+    batch: Batch,
+    /// The term of the first who knew.
+    in_term: Term,
+}
+
+impl Ledger {
+    /// A node in this term knows that the entries behind the start of the range, up to its end, are
+    /// decided. What it holds there is what was decided before; or else it is the first to know,
+    /// and a majority of the voters holds it durably.
+    pub fn commits(
+        &mut self,
+        place: Place,
+        indexes: Range<LogIndex>,
+        term: Term,
+        log: &LogImage,
+        voters: &[LogImage],
+    ) -> Checked {
+        for batch in log.range(indexes.start.next(), indexes.end.next()) {
+            let header = batch.header();
+            match self.batch_at(header.first_index) {
+                Some(decided) => {
+                    ensure(decided.header() == header, "what is decided never changes", || {
+                        let decided = decided.header();
+                        format!("n{} commits {header:?}, decided is {decided:?}", place + 1)
+                    })?;
+                }
+                None => {
+                    is_on_a_majority(place, header, voters)?;
+                    self.decided.push(Decided { batch: batch.clone(), in_term: term });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leader completeness: a leader has everything that was decided in an earlier term.
+    pub fn is_complete_in(&self, place: Place, term: Term, log: &LogImage) -> Checked {
+        let mut earlier = self.decided.iter().rev().filter(|decided| decided.in_term < term);
+        let Some(decided) = earlier.next() else { return Ok(()) };
+        let header = decided.batch.header();
+        ensure(log.holds(header), "a leader has all that is decided", || {
+            format!("n{} leads term {term} and lacks {header:?}", place + 1)
+        })
+    }
+
+    /// Nobody takes back what is decided.
+    pub fn stays(&self, place: Place, voided: &[Batch]) -> Checked {
+        for batch in voided {
+            let header = batch.header();
+            let is_decided =
+                self.batch_at(header.first_index).is_some_and(|b| b.header() == header);
+            ensure(!is_decided, "what is decided never changes", || {
+                format!("n{} truncates {header:?}, which is decided", place + 1)
+            })?;
+        }
+        Ok(())
+    }
+
+    pub fn batch_at(&self, index: LogIndex) -> Option<&Batch> {
+        let at =
+            self.decided.partition_point(|decided| decided.batch.header().last_index() < index);
+        let batch = &self.decided.get(at)?.batch;
+        (batch.header().first_index <= index).then_some(batch)
+    }
+
+    /// The decided command at an index.
+    pub fn command_at(&self, index: LogIndex) -> Option<Command<'_>> {
+        let batch = self.batch_at(index)?;
+        batch.entries().find(|(at, _)| *at == index).map(|(_, command)| command)
+    }
+
+    /// All decided batches.
+    pub fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.decided.iter().map(|decided| &decided.batch)
+    }
+
+    /// Index of the last decided entry.
+    pub fn end(&self) -> LogIndex {
+        self.decided.last().map_or(LogIndex(0), |decided| decided.batch.header().last_index())
+    }
+}
+
+/// The first member list is decided because all write the same one.
+fn is_on_a_majority(place: Place, header: &BatchHeader, voters: &[LogImage]) -> Checked {
+    if header.term == Term(0) {
+        return Ok(());
+    }
+    let holders = voters.iter().filter(|voter| voter.holds(header)).count();
+    ensure(holders > voters.len() / 2, "what is decided is durable on a majority", || {
+        format!("n{} commits {header:?}, which {holders} voters hold durably", place + 1)
+    })
+}

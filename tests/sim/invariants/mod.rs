@@ -1,0 +1,203 @@
+//! What must always be true, whatever fails. An observer who sees everything at once, all logs and
+//! all disks, checks after every step that nobody broke a rule.
+//!
+//! Each rule has a name, which a failing run prints; the file that checks it says where it is from.
+
+mod commits;
+mod elections;
+mod matching;
+mod messages;
+mod monotonic;
+mod promises;
+
+use kvorum::core::raft::Role;
+use kvorum::core::{Fetch, NodeStatus, Record};
+use kvorum_protocol::peer::Message;
+use kvorum_protocol::{Batch, LogIndex, Lsn, Op};
+
+use crate::image::LogImage;
+use crate::network::Place;
+
+pub use commits::Ledger;
+pub use promises::{Promises, Write};
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub what: String,
+}
+
+pub type Checked<T = ()> = Result<T, Violation>;
+
+/// The rule holds, or is broken like this.
+pub fn ensure(holds: bool, rule: &'static str, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(Violation { rule, what: what() }) }
+}
+
+/// The observer.
+pub struct Invariants {
+    /// The places below this are voters.
+    voters: usize,
+    /// What each node's log holds, with what is on its way to the disk.
+    sealed: Vec<LogImage>,
+    /// The part of it that is certain to survive.
+    durable: Vec<LogImage>,
+    elections: elections::Elections,
+    matching: matching::Matching,
+    monotonic: Vec<monotonic::Life>,
+    /// Up to here each node's log was compared with what is decided.
+    decided: Vec<LogIndex>,
+    ledger: Ledger,
+    pub promises: Promises,
+}
+
+impl Invariants {
+    pub fn new(voters: usize, nodes: usize) -> Invariants {
+        Invariants {
+            voters,
+            sealed: vec![LogImage::default(); nodes],
+            durable: vec![LogImage::default(); nodes],
+            elections: elections::Elections::default(),
+            matching: matching::Matching::default(),
+            monotonic: vec![monotonic::Life::default(); nodes],
+            decided: vec![LogIndex(0); nodes],
+            ledger: Ledger::default(),
+            promises: Promises::default(),
+        }
+    }
+
+    // What nodes do
+
+    /// A node makes a record.
+    pub fn seals(&mut self, place: Place, lsn: Lsn, record: &Record) -> Checked {
+        if let Record::Batch(batch) = record {
+            let is_new = self.matching.appends(batch)?;
+            if is_new {
+                self.promises.logged(batch)?;
+            }
+        }
+        let voided = self.sealed[place].apply(lsn, record);
+        self.ledger.stays(place, &voided)?;
+        self.promises.voided(&voided);
+        Ok(())
+    }
+
+    /// Records of a node are durable.
+    pub fn syncs(&mut self, place: Place, records: &[(Lsn, Record)]) {
+        for (lsn, record) in records {
+            self.durable[place].apply(*lsn, record);
+        }
+    }
+
+    /// A node has come back, with what its log told.
+    pub fn recovers(&mut self, place: Place, image: LogImage) -> Checked {
+        let durable = &self.durable[place];
+        let is_same = image.lsn != durable.lsn || image.end() == durable.end();
+        ensure(is_same, "what is durable survives a crash", || {
+            format!("the log ended at {}, now it does at {}", durable.end(), image.end())
+        })?;
+        let is_there = image.lsn >= durable.lsn;
+        ensure(is_there, "what is durable survives a crash", || {
+            format!("records up to {} were durable, {} came back", durable.lsn, image.lsn)
+        })?;
+        self.elections.comes_back(place, image.term)?;
+        self.sealed[place] = image.clone();
+        self.durable[place] = image;
+        self.monotonic[place] = monotonic::Life::default();
+        self.decided[place] = LogIndex(0);
+        Ok(())
+    }
+
+    /// A message leaves.
+    pub fn sends(&mut self, from: Place, to: Place, message: &Message) -> Checked {
+        self.elections.speaks(from, to, message)?;
+        let (sealed, durable) = (&self.sealed[from], &self.durable[from]);
+        messages::is_backed_by_the_disk(from, to, message, sealed, durable)?;
+        if let Message::Ack { term, matched, .. } = message {
+            let leader = self.elections.leader_of(*term);
+            if let Some(leader) = leader.filter(|leader| self.monotonic[*leader].leads(*term)) {
+                messages::acknowledges_the_leaders_entries(
+                    from,
+                    *matched,
+                    sealed,
+                    &self.sealed[leader],
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node says of itself after a turn.
+    pub fn shows(&mut self, place: Place, status: &NodeStatus) -> Checked {
+        let before = self.monotonic[place];
+        self.monotonic[place].advance(place, status)?;
+        if let Role::Leader { .. } = status.role
+            && !before.leads(status.term)
+        {
+            self.elections.elects(place, status.term)?;
+            self.ledger.is_complete_in(place, status.term, &self.sealed[place])?;
+        }
+        // A follower may hear that an entry is decided before it has made the record of it.
+        let log = &self.sealed[place];
+        let to = status.committed.min(log.end());
+        let from = std::mem::replace(&mut self.decided[place], to);
+        if from < to {
+            let durable = &self.durable[..self.voters];
+            self.ledger.commits(place, from..to, status.term, log, durable)?;
+        }
+        Ok(())
+    }
+
+    /// A node acknowledges a write that `copies` voters must hold.
+    pub fn acknowledges(&mut self, place: Place, write: &Write, version: LogIndex) -> Checked {
+        let (sealed, durable) = (&self.sealed[place], &self.durable[..self.voters]);
+        let majority = self.voters / 2 + 1;
+        self.promises.acknowledges(write, version, majority, sealed, durable, &self.ledger)
+    }
+
+    /// A node answers a read.
+    pub fn reads(&self, place: Place, key: &[u8], version: LogIndex, value: &[u8]) -> Checked {
+        let found = self.ledger.command_at(version).map(|command| command.op);
+        let is_decided = found == Some(Op::Set { key, value });
+        ensure(is_decided, "only what is decided is read", || {
+            format!("n{} reads version {version}, which is {found:?}", place + 1)
+        })
+    }
+
+    // What they have done
+
+    /// What is decided, as far as anybody knows.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// How many elections were won.
+    pub fn elections(&self) -> usize {
+        self.elections.won()
+    }
+
+    /// What a fetch wants of a node's own log.
+    pub fn log_of(&self, place: Place, fetch: &Fetch) -> Vec<Batch> {
+        let mut bytes = 0;
+        let wanted = self.sealed[place].range(fetch.from, fetch.end).iter();
+        wanted
+            .take_while(|batch| {
+                let is_first = bytes == 0;
+                bytes += batch.bytes().len();
+                is_first || bytes <= fetch.bytes_max
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// What a node's log holds.
+    pub fn sealed(&self, place: Place) -> &LogImage {
+        &self.sealed[place]
+    }
+
+    /// At the end: every promise was kept.
+    pub fn finish(&self) -> Checked {
+        self.promises.are_kept(&self.ledger)
+    }
+}

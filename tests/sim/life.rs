@@ -1,0 +1,234 @@
+//! How processes begin and end, and what their disks do meanwhile.
+
+use kvorum::core::{Node, NodeConfig, Recovery};
+use kvorum::wal::{self, Identity, WalConfig, WalError};
+use kvorum_protocol::ClusterId;
+
+use crate::image::{LogImage, Observed};
+use crate::invariants::{Checked, Violation};
+use crate::log::{Log, Submitted};
+use crate::memory_disk::Loss;
+use crate::network::Place;
+use crate::node::{Process, id_of};
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::world::{Event, World};
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It is killed, or stops itself: what it has written is still there, and its connections are
+    /// reset.
+    Process,
+    /// The power goes: what was not synced is lost like this, and nobody hears of it.
+    Power(Loss),
+}
+
+impl World {
+    // Birth and death
+
+    /// A process starts from what its disk holds.
+    pub fn start(&mut self, place: Place) -> Checked {
+        if self.machines[place].is_up() || self.machines[place].is_out {
+            return Ok(());
+        }
+        let before = self.checks.sealed(place).clone();
+        let mut observed = Observed {
+            recovery: Recovery::new(self.chance.seed()),
+            image: LogImage::default(),
+            before: &before,
+        };
+        let disk = self.machines[place].disk.handle();
+        let opened = wal::open(disk, self.wal_config(place), &mut observed);
+        let Observed { recovery, image, .. } = observed;
+        let (writer, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.does_not_start(place, &error),
+        };
+        self.note_node(place, || {
+            let (end, term, cut) = (image.end(), image.term, recovered.cut.is_some());
+            format!("starts: term={term} last={end} cut={cut}")
+        });
+        let log = Log::new(writer, self.epoch, image.end());
+        self.checks.recovers(place, image)?;
+        let config = NodeConfig {
+            quorum_timeout: self.options.quorum_timeout,
+            heartbeat: self.options.heartbeat,
+            election_timeout: self.options.election_timeout,
+            seed: self.chance.seed(),
+            ..NodeConfig::new(id_of(place), self.members.clone())
+        };
+        let core = Node::new(config, recovery, log.standing().room_bytes);
+        self.machines[place].process = Some(Box::new(Process::new(core, log)));
+        self.machines[place].turn_at = Time::MAX;
+        self.wake(place);
+        let life = self.machines[place].life;
+        self.tend(place, life)?;
+        for other in 0..self.machines.len() {
+            if other != place {
+                self.connect_soon(place, other);
+            }
+        }
+        Ok(())
+    }
+
+    fn wal_config(&self, place: Place) -> WalConfig {
+        let identity =
+            Identity { cluster: ClusterId(0xc1), node: id_of(place), incarnation: place as u64 };
+        WalConfig {
+            segment_bytes_min: self.options.segment_bytes / 2,
+            segment_bytes_max: self.options.segment_bytes,
+            batch_bytes_max: 8 << 10,
+            reserve_bytes: 4 << 10,
+            prepare_in_background: false,
+            ..WalConfig::new(identity)
+        }
+    }
+
+    /// The log can not be opened. That is right when the disk is damaged, and else only while the
+    /// disk fails or is full.
+    fn does_not_start(&mut self, place: Place, error: &WalError) -> Checked {
+        self.note_node(place, || format!("does not start: {error}"));
+        let machine = &mut self.machines[place];
+        if machine.is_doomed {
+            return self.die(place, Death::Process, 10 * MILLISECOND);
+        }
+        if machine.is_full {
+            self.queue.schedule(self.now + 100 * MILLISECOND, Event::Start(place));
+            return Ok(());
+        }
+        if machine.is_damaged {
+            machine.is_out = true;
+            return Ok(());
+        }
+        let what = format!("n{}: {error}", place + 1);
+        Err(Violation { rule: "a sound log opens", what })
+    }
+
+    /// A process ends, and comes back after a while.
+    pub fn die(&mut self, place: Place, death: Death, down: Time) -> Checked {
+        self.note_node(place, || format!("dies: {death:?}"));
+        self.tally.crashes += 1;
+        let seed = self.chance.seed();
+        let machine = &mut self.machines[place];
+        // A disk that was told to fail and an armed power cut look the same to the process.
+        let power_is_gone = machine.is_doomed && machine.disk.has_crashed();
+        let loss = match death {
+            Death::Power(loss) => Some(loss),
+            Death::Process => power_is_gone.then_some(Loss::Torn),
+        };
+        machine.life += 1;
+        machine.paused_until = 0;
+        machine.turn_at = Time::MAX;
+        machine.is_doomed = false;
+        match loss {
+            Some(loss) => machine.disk = machine.disk.after_power_cut(loss, seed),
+            None => machine.disk.heal(),
+        }
+        if let Some(process) = machine.process.take() {
+            let lost = process.waiting.keys().chain(&process.requests);
+            let lost: Vec<_> = lost.chain(process.backlog.iter().map(|(op, _)| op)).collect();
+            for op in lost {
+                let at = self.now + self.clients.delay(&mut self.chance);
+                self.queue.schedule(at, Event::Broken(*op));
+            }
+        }
+        for other in 0..self.machines.len() {
+            self.network.disconnect(place, other);
+            // Whoever connects again is refused, if the machine is still there to do so.
+            let hears = loss.is_none() && self.network.can_connect(place, other);
+            if other != place && hears && self.machines[other].is_up() {
+                let at = self.now + self.chance.between(100, 2000) * MICROSECOND;
+                let life = self.machines[other].life;
+                self.queue.schedule(at, Event::Refused { place: other, gone: place, life });
+            }
+        }
+        self.queue.schedule(self.now + down.max(MILLISECOND), Event::Start(place));
+        Ok(())
+    }
+
+    /// The log of a process has failed: it stops itself.
+    fn log_failed(&mut self, place: Place, error: &WalError) -> Checked {
+        self.note_node(place, || format!("stops: {error}"));
+        if !self.machines[place].is_doomed {
+            let what = format!("n{}: {error}", place + 1);
+            return Err(Violation { rule: "a sound disk is enough", what });
+        }
+        let down = self.chance.wait(500 * MILLISECOND);
+        self.die(place, Death::Process, down)
+    }
+
+    // The log
+
+    /// Writes what the last turn has made, if nothing is on its way to the disk.
+    pub fn submit(&mut self, place: Place) -> Checked {
+        let Some(process) = &mut self.machines[place].process else { return Ok(()) };
+        match process.log.submit() {
+            Ok(submitted) => self.begin_sync(place, submitted),
+            Err(error) => return self.log_failed(place, &error),
+        }
+        Ok(())
+    }
+
+    fn begin_sync(&mut self, place: Place, submitted: Submitted) {
+        let life = self.machines[place].life;
+        match submitted {
+            Submitted::Nothing => {}
+            Submitted::LacksRoom => self.tend_at(place, self.now + MILLISECOND),
+            Submitted::Written => {
+                let disk = self.options.disk.clone();
+                let mut takes = 20 * MICROSECOND + self.chance.wait(disk.sync);
+                if self.chance.happens(disk.slow_share) {
+                    takes += self.chance.between(0, disk.slow_sync);
+                }
+                self.queue.schedule(self.now + takes, Event::Synced(place, life));
+            }
+        }
+    }
+
+    pub fn synced(&mut self, place: Place, life: u32) -> Checked {
+        if self.machines[place].life != life {
+            return Ok(());
+        }
+        let process = self.machines[place].process.as_mut().expect("this life goes on");
+        match process.log.synced() {
+            Ok(records) => self.checks.syncs(place, &records),
+            Err(error) => return self.log_failed(place, &error),
+        }
+        self.note_node(place, || "sync".to_owned());
+        self.wake(place);
+        self.tend(place, life)?;
+        self.submit(place)
+    }
+
+    pub fn tend(&mut self, place: Place, life: u32) -> Checked {
+        if self.machines[place].life != life {
+            return Ok(());
+        }
+        let process = self.machines[place].process.as_mut().expect("this life goes on");
+        if process.tend_at.is_some_and(|at| at <= self.now) {
+            process.tend_at = None;
+        }
+        match process.log.tend(self.now) {
+            Ok((submitted, again)) => {
+                if process.told != Some(process.log.standing()) {
+                    self.wake(place);
+                }
+                self.begin_sync(place, submitted);
+                if let Some(at) = again {
+                    self.tend_at(place, at.max(self.now + MILLISECOND));
+                }
+                Ok(())
+            }
+            Err(error) => self.log_failed(place, &error),
+        }
+    }
+
+    fn tend_at(&mut self, place: Place, at: Time) {
+        let machine = &mut self.machines[place];
+        let Some(process) = &mut machine.process else { return };
+        if process.tend_at.is_none_or(|known| at < known) {
+            process.tend_at = Some(at);
+            self.queue.schedule(at, Event::Tend(place, machine.life));
+        }
+    }
+}

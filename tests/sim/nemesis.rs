@@ -1,0 +1,265 @@
+//! What goes wrong, and when.
+
+use kvorum::disk::{BLOCK_BYTES, Disk};
+
+use crate::invariants::Checked;
+use crate::life::Death;
+use crate::memory_disk::{Failure, Loss};
+use crate::network::Place;
+use crate::queue::{MILLISECOND, SECOND, Time};
+use crate::world::{Event, World};
+
+/// A class of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Crash,
+    Pause,
+    Partition,
+    Clog,
+    Reset,
+    WallJump,
+    DiskError,
+    FullDisk,
+    Transfer,
+    Damage,
+}
+
+use Fault::{
+    Clog, Crash, Damage, DiskError, FullDisk, Partition, Pause, Reset, Transfer, WallJump,
+};
+
+/// What damage leaves alone at the end of a log: its last groups can not be told from torn ones.
+const LAST_BLOCKS: usize = 3;
+
+impl World {
+    pub fn begin_trouble(&mut self) {
+        for fault in
+            [Crash, Pause, Partition, Clog, Reset, WallJump, DiskError, FullDisk, Transfer, Damage]
+        {
+            self.schedule_fault(fault);
+        }
+    }
+
+    fn schedule_fault(&mut self, fault: Fault) {
+        let faults = &self.options.faults;
+        let every = match fault {
+            Crash => faults.crash.as_ref().map(|crash| crash.every),
+            Pause => faults.pause,
+            Partition => faults.partition,
+            Clog => faults.clog,
+            Reset => faults.reset,
+            WallJump => faults.wall_jump,
+            DiskError => faults.disk_error,
+            FullDisk => faults.full_disk,
+            Transfer => faults.transfer,
+            Damage => faults.damage,
+        };
+        if let Some(every) = every {
+            let at = self.now + self.chance.wait(every);
+            if at < self.options.trouble {
+                self.queue.schedule(at, Event::Fault(fault));
+            }
+        }
+    }
+
+    pub fn strike(&mut self, fault: Fault) -> Checked {
+        self.schedule_fault(fault);
+        self.tally.faults += 1;
+        let place = self.victim();
+        match fault {
+            Crash => return self.crash(place),
+            Pause => self.pause(place),
+            Partition => self.partition(),
+            Clog => self.clog(),
+            Reset => self.reset(),
+            WallJump => {
+                let hours = self.chance.fraction(-1.0, 1.0);
+                #[allow(clippy::cast_possible_truncation)]
+                let ms = (hours * 3_600_000.0) as i64;
+                self.note_node(place, || format!("wall clock is off by {ms} ms"));
+                self.machines[place].clock.wall_offset_ms = ms;
+            }
+            DiskError => self.fail_disk(place),
+            FullDisk => self.fill_disk(place),
+            Transfer => self.ask_for_transfer(place),
+            Damage => return self.damage(place),
+        }
+        Ok(())
+    }
+
+    /// Whom it hits: the leader more often than others, since most rules are about leaders.
+    fn victim(&mut self) -> Place {
+        let anybody = self.chance.below(self.machines.len());
+        let hits_leader = self.chance.happens(0.4);
+        self.some_leader().filter(|_| hits_leader).unwrap_or(anybody)
+    }
+
+    fn somebody_else(&mut self, than: Place) -> Option<Place> {
+        let nodes = self.machines.len();
+        (nodes > 1).then(|| (than + 1 + self.chance.below(nodes - 1)) % nodes)
+    }
+
+    // Processes
+
+    fn crash(&mut self, place: Place) -> Checked {
+        let crashes = self.options.faults.crash.clone().expect("there are crashes");
+        let victims: Vec<Place> = if self.chance.happens(crashes.all_share) {
+            (0..self.machines.len()).collect()
+        } else if self.chance.happens(0.2) {
+            (0..self.machines.len()).filter(|_| self.chance.happens(0.5)).collect()
+        } else {
+            vec![place]
+        };
+        // In a blackout all go the same way.
+        let is_power = self.chance.happens(crashes.power_share);
+        for place in victims {
+            let down = self.chance.wait(crashes.down);
+            if !self.machines[place].is_up() {
+                continue;
+            }
+            if is_power && self.chance.happens(0.3) {
+                // In the middle of something.
+                let at = self.chance.between(1, 6);
+                self.note_node(place, || format!("loses power at disk operation {at}"));
+                self.machines[place].disk.crash_at(at);
+                self.machines[place].is_doomed = true;
+                continue;
+            }
+            let death = match is_power {
+                true => Death::Power(self.chance.one_of(&Loss::EACH)),
+                false => Death::Process,
+            };
+            self.die(place, death, down)?;
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, place: Place) {
+        let pause = self.chance.wait(SECOND).min(10 * SECOND);
+        self.note_node(place, || format!("is stopped for {} ms", pause / MILLISECOND));
+        let machine = &mut self.machines[place];
+        machine.paused_until = machine.paused_until.max(self.now + pause);
+    }
+
+    // The network
+
+    fn partition(&mut self) {
+        let nodes = self.machines.len();
+        let Some(other) = self.somebody_else(0) else { return };
+        self.network.mend();
+        let shape = self.chance.below(4);
+        let (name, alone): (_, Vec<Place>) = match shape {
+            0 => ("isolates", vec![self.victim()]),
+            1 => ("divides", (0..nodes).filter(|_| self.chance.happens(0.5)).collect()),
+            2 => ("leaves a ring", Vec::new()),
+            _ => ("cuts one pair", vec![0, other]),
+        };
+        let one_way = self.chance.one_of(&[None, None, Some(true), Some(false)]);
+        for from in 0..nodes {
+            for to in 0..nodes {
+                let outward = match shape {
+                    0 | 1 if alone.contains(&from) != alone.contains(&to) => alone.contains(&from),
+                    2 if !(from + 1 == to || to + 1 == from || from.abs_diff(to) == nodes - 1) => {
+                        from < to
+                    }
+                    3 if alone.contains(&from) && alone.contains(&to) => from < to,
+                    _ => continue,
+                };
+                if from != to && one_way.is_none_or(|way| way == outward) {
+                    self.network.cut(from, to);
+                }
+            }
+        }
+        self.note("net", || format!("{name} {alone:?} (from 0), one way: {one_way:?}"));
+        self.partitions += 1;
+        let until = self.now + self.chance.wait(2 * SECOND);
+        self.queue.schedule(until, Event::Mend(self.partitions));
+    }
+
+    fn clog(&mut self) {
+        let from = self.victim();
+        let Some(to) = self.somebody_else(from) else { return };
+        let clog = self.chance.between(0, 5 * SECOND);
+        self.note("net", || format!("n{} -> n{} is stuck {clog} ns", from + 1, to + 1));
+        self.network.clog(from, to, self.now + clog);
+    }
+
+    fn reset(&mut self) {
+        let one = self.victim();
+        let Some(other) = self.somebody_else(one) else { return };
+        self.note("net", || format!("n{} - n{} is reset", one + 1, other + 1));
+        self.network.disconnect(one, other);
+        self.connect_soon(one, other);
+    }
+
+    // Disks
+
+    fn fail_disk(&mut self, place: Place) {
+        let machine = &mut self.machines[place];
+        if machine.is_doomed || !machine.is_up() {
+            return;
+        }
+        let at = self.chance.between(1, 6);
+        let how = self.chance.one_of(&[Failure::Io, Failure::Io, Failure::Short]);
+        machine.disk.fail_at(at, how);
+        machine.is_doomed = true;
+        self.note_node(place, || format!("disk operation {at} will fail: {how:?}"));
+    }
+
+    fn fill_disk(&mut self, place: Place) {
+        self.note_node(place, || "disk is full".to_owned());
+        self.machines[place].is_full = true;
+        self.machines[place].disk.set_space(Some(0));
+        let until: Time = self.now + self.chance.wait(3 * SECOND);
+        self.queue.schedule(until, Event::Space(place));
+    }
+
+    pub fn free_space(&mut self, place: Place) {
+        self.note_node(place, || "disk has space".to_owned());
+        self.machines[place].is_full = false;
+        self.machines[place].disk.set_space(None);
+    }
+
+    /// A sector of a minority's disks goes bad while the node is down.
+    fn damage(&mut self, place: Place) -> Checked {
+        let voters = usize::from(self.options.voters);
+        let damaged = self.machines[..voters].iter().filter(|machine| machine.is_damaged).count();
+        let may_be = place >= voters || damaged < (voters - 1) / 2;
+        if !may_be || self.machines[place].is_damaged {
+            return Ok(());
+        }
+        if self.machines[place].is_up() {
+            let down = self.chance.wait(SECOND);
+            self.die(place, Death::Process, down)?;
+        }
+        let Some((name, offset)) = self.some_old_block(place) else { return Ok(()) };
+        let machine = &mut self.machines[place];
+        machine.is_damaged = true;
+        let mut bytes = machine.disk.contents(&name);
+        bytes[offset] ^= 1 << self.chance.below(8);
+        machine.disk.tamper(&name, bytes);
+        self.note_node(place, || format!("{name} is damaged at {offset}"));
+        Ok(())
+    }
+
+    /// A byte of the log that was written some time ago.
+    fn some_old_block(&mut self, place: Place) -> Option<(String, usize)> {
+        let disk = &self.machines[place].disk;
+        let mut names = disk.list().expect("the disk works");
+        names.retain(|name| name.starts_with("segment-"));
+        names.sort();
+        let mut blocks = Vec::new();
+        for name in &names {
+            let contents = disk.contents(name);
+            for (number, block) in contents.chunks(BLOCK_BYTES).enumerate() {
+                // Not the headers of segments: a prepared one is as good as none.
+                if number > 0 && block.iter().any(|byte| *byte != 0) {
+                    blocks.push((name.clone(), number * BLOCK_BYTES));
+                }
+            }
+        }
+        let old = blocks.len().checked_sub(LAST_BLOCKS).filter(|old| *old > 0)?;
+        let (name, block) = blocks.swap_remove(self.chance.below(old));
+        Some((name, block + self.chance.below(64)))
+    }
+}

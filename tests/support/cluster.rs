@@ -1,0 +1,216 @@
+//! Several `kvorum serve` processes that form a cluster on the loopback interface.
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::client::Text;
+use super::server::{Exit, Server};
+use super::until;
+
+/// Voters first, then learners; their ids count from 1.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    voters: usize,
+    /// The member list, as every node is told it.
+    members: Vec<String>,
+    arguments: Vec<String>,
+    _directory: tempfile::TempDir,
+}
+
+struct Node {
+    client: String,
+    data: PathBuf,
+    server: Option<Server>,
+}
+
+impl Cluster {
+    /// Starts so many voters, and waits until one of them leads.
+    pub fn start(voters: usize) -> Cluster {
+        Cluster::start_with(voters, 0, &[])
+    }
+
+    /// The same with learners, and with further flags for every node.
+    pub fn start_with(voters: usize, learners: usize, arguments: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(voters, learners, arguments);
+        (1..=voters + learners).for_each(|id| cluster.start_node(id));
+        cluster.leader();
+        cluster
+    }
+
+    /// Nodes that know of each other; none is started.
+    pub fn prepare(voters: usize, learners: usize, arguments: &[&str]) -> Cluster {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut members = Vec::new();
+        let mut nodes = Vec::new();
+        for id in 1..=voters + learners {
+            let (client, peer) = (free_address(), free_address());
+            let flag = if id <= voters { "--member" } else { "--learner" };
+            members.extend([flag.to_owned(), format!("{id}={client}/{peer}")]);
+            let data = directory.path().join(format!("node{id}"));
+            nodes.push(Node { client, data, server: None });
+        }
+        Cluster {
+            nodes,
+            voters,
+            members,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            _directory: directory,
+        }
+    }
+
+    /// Starts a node, for the first time or again.
+    pub fn start_node(&mut self, id: usize) {
+        self.start_node_with(id, &[]);
+    }
+
+    /// The same with further flags.
+    pub fn start_node_with(&mut self, id: usize, more: &[&str]) {
+        let started = self.try_start(id, more);
+        started.unwrap_or_else(|exit| panic!("node {id} did not start: {exit:?}"));
+    }
+
+    /// Starts a node, which may fail.
+    pub fn try_start_node(&mut self, id: usize) -> Result<(), Exit> {
+        self.try_start(id, &[])
+    }
+
+    fn try_start(&mut self, id: usize, more: &[&str]) -> Result<(), Exit> {
+        assert!(self.nodes[id - 1].server.is_none(), "node {id} runs");
+        let (number, client) = (id.to_string(), self.nodes[id - 1].client.clone());
+        let own = ["--id", &number, "--listen", &client];
+        let shared = self.members.iter().chain(&self.arguments).map(String::as_str);
+        let arguments: Vec<&str> =
+            own.into_iter().chain(shared).chain(more.iter().copied()).collect();
+        self.nodes[id - 1].server = Some(Server::try_start(&self.data(id), &arguments)?);
+        Ok(())
+    }
+
+    /// Puts the data of a node, before its first start, elsewhere.
+    pub fn keep_data_in(&mut self, id: usize, data: PathBuf) {
+        self.nodes[id - 1].data = data;
+    }
+
+    /// The data directory of a node.
+    pub fn data(&self, id: usize) -> PathBuf {
+        self.nodes[id - 1].data.clone()
+    }
+
+    /// A node that runs.
+    pub fn node(&self, id: usize) -> &Server {
+        self.nodes[id - 1].server.as_ref().unwrap_or_else(|| panic!("node {id} does not run"))
+    }
+
+    fn node_mut(&mut self, id: usize) -> &mut Server {
+        self.nodes[id - 1].server.as_mut().unwrap_or_else(|| panic!("node {id} does not run"))
+    }
+
+    /// A new connection to a node that speaks the text protocol.
+    pub fn text(&self, id: usize) -> Text {
+        self.node(id).text()
+    }
+
+    /// Where a node serves clients, whether or not it runs.
+    pub fn address(&self, id: usize) -> &str {
+        &self.nodes[id - 1].client
+    }
+
+    /// The addresses of all nodes, as `--servers` takes them.
+    pub fn servers(&self) -> String {
+        let addresses: Vec<&str> = self.nodes.iter().map(|node| node.client.as_str()).collect();
+        addresses.join(",")
+    }
+
+    /// Voters and learners that run.
+    pub fn running(&self) -> impl Iterator<Item = usize> {
+        (1..=self.nodes.len()).filter(|id| self.nodes[id - 1].server.is_some())
+    }
+
+    /// Waits until the nodes that run agree on one of them as the leader, and it can serve.
+    pub fn leader(&self) -> usize {
+        self.leader_of(&self.running().collect::<Vec<_>>())
+    }
+
+    /// The same among some of the nodes.
+    pub fn leader_of(&self, ids: &[usize]) -> usize {
+        until("the nodes agree on a leader", || {
+            let mut named = ids.iter().map(|&id| self.node(id).status("leader"));
+            let first = named.next().expect("a node");
+            let leader = first.parse::<usize>().ok().filter(|leader| ids.contains(leader))?;
+            named.all(|name| name == first).then_some(())?;
+            let is_served = self.text(leader).ask("GET nothing") == "NOT_FOUND";
+            (is_served && self.node(leader).status("role") == "leader").then_some(leader)
+        })
+    }
+
+    /// The voters that run and do not lead.
+    pub fn followers(&self) -> Vec<usize> {
+        let leader = self.leader();
+        self.running().filter(|&id| id != leader && id <= self.voters).collect()
+    }
+
+    /// Waits until these nodes have applied all that the leader has committed now.
+    pub fn wait_until_applied(&self, ids: &[usize]) {
+        let committed = self.node(self.leader()).status_number("commit");
+        for &id in ids {
+            self.node(id).wait_for_status("applied", |applied| applied >= committed);
+        }
+    }
+
+    /// Kills a node as a crash does.
+    pub fn kill(&mut self, id: usize) {
+        self.node_mut(id).kill();
+        self.nodes[id - 1].server = None;
+    }
+
+    /// Asks a node to stop, as an operator does; answers what it said.
+    pub fn terminate(&mut self, id: usize) -> Exit {
+        let exit = self.node_mut(id).terminate();
+        self.nodes[id - 1].server = None;
+        exit
+    }
+
+    /// Holds a node up; it hears nothing and says nothing until [`resume`](Cluster::resume).
+    pub fn pause(&self, id: usize) {
+        self.node(id).pause();
+    }
+
+    pub fn resume(&self, id: usize) {
+        self.node(id).resume();
+    }
+}
+
+/// What the nodes have logged, when a test fails.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut text = String::new();
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let Some(server) = &mut node.server else { continue };
+            let log = server.kill().stderr;
+            let _ = writeln!(text, "-- node {} ({}) --\n{log}", at + 1, node.client);
+        }
+        eprintln!("{text}");
+    }
+}
+
+/// An address that nobody listens on. Below the ports that the kernel gives to outgoing
+/// connections, so that it stays free until a node takes it, and takes it again.
+fn free_address() -> String {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 22_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests of other processes begin elsewhere.
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(next < COUNT, "there is no free port");
+        let port = FIRST + ((u32::from(start) * 97 + u32::from(next)) % u32::from(COUNT)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return format!("127.0.0.1:{port}");
+        }
+    }
+}
