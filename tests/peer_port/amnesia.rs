@@ -1,5 +1,5 @@
-//! A voter whose data directory is gone or old must not count as the one that it was. RELIABILITY.md,
-//! A6.
+//! A voter whose data directory is gone or old must not count as the one that it was.
+//! RELIABILITY.md, A6.
 
 use std::fs;
 
