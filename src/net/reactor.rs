@@ -211,6 +211,10 @@ impl Reactor {
         self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
+        if self.peers.is_some() {
+            // What reads ask the other members leaves in their own turn.
+            self.speak(&now);
+        }
         let submitted = self.submit(&now);
         self.flush_peers(&now);
         if submitted && self.queue.is_empty() && !self.reads_come(&now) {
