@@ -27,7 +27,6 @@ mod history;
 #[allow(dead_code)]
 #[path = "../support/linearizable.rs"]
 mod linearizable;
-#[allow(dead_code)]
 #[path = "../support/memory_disk.rs"]
 mod memory_disk;
 #[allow(dead_code)]
