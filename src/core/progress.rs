@@ -29,8 +29,8 @@ enum Mode {
 
 /// How far one other member is, as its leader knows it.
 ///
-/// Invariants: `durable <= matched < next`; `durable` never goes back in a term, `matched` does
-/// when the member has crashed.
+/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term, `matched`
+/// does when the member has crashed.
 #[derive(Debug)]
 pub struct Progress {
     /// Who.
@@ -163,10 +163,18 @@ impl Progress {
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
     pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
-        let is_stale = prev <= self.durable
-            || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
+        let is_durable = prev <= self.durable;
+        let is_stale = match self.mode {
+            // A voter keeps what it has said to be durable. A learner has promised nothing, and may
+            // come back with an empty directory.
+            Mode::Probe { asked } => asked != Some(prev) || is_durable && self.is_voter,
+            Mode::Stream | Mode::Fetch => is_durable,
+        };
         if is_stale {
             return;
+        }
+        if is_durable {
+            self.durable = LogIndex(0);
         }
         self.probe(now);
         self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.durable).next();

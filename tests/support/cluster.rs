@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use kvorum_protocol::{Member, MemberList, Role};
+
 use super::client::Text;
 use super::server::{Exit, Server};
 use super::until;
@@ -114,6 +116,33 @@ impl Cluster {
     /// Where a node serves clients, whether or not it runs.
     pub fn address(&self, id: usize) -> &str {
         &self.nodes[id - 1].client
+    }
+
+    /// Where a node serves its peers, whether or not it runs.
+    pub fn peer_address(&self, id: usize) -> &str {
+        let (_, peer) = self.members[2 * id - 1].split_once('/').expect("a member has both");
+        peer
+    }
+
+    /// The member list, as every node is told it.
+    pub fn member_list(&self) -> MemberList {
+        let parse = |pair: &[String]| {
+            let role = if pair[0] == "--member" { Role::Voter } else { Role::Learner };
+            Member::parse(&pair[1], role).expect("a member")
+        };
+        MemberList::new(self.members.chunks(2).map(parse).collect()).expect("a list of members")
+    }
+
+    /// Starts a node that will not live, and waits for its end.
+    pub fn start_in_vain(&mut self, id: usize) -> Exit {
+        match self.try_start(id, &[]) {
+            Err(exit) => exit,
+            Ok(()) => {
+                let exit = self.node_mut(id).wait();
+                self.nodes[id - 1].server = None;
+                exit
+            }
+        }
     }
 
     /// The addresses of all nodes, as `--servers` takes them.
