@@ -18,6 +18,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::peer::Refusal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -64,6 +65,8 @@ const FINISH_POLL: Duration = Duration::from_millis(10);
 pub enum Fatal {
     /// The log can not be trusted any more.
     Log(WalError),
+    /// Another member knows that this node's log has lost what it has promised to keep.
+    Forgot(Refusal),
     /// The poll itself failed.
     Poll(io::Error),
     /// The disk did not take the last writes in this time, and the process was asked to stop.
@@ -202,7 +205,7 @@ impl Reactor {
         // What is durable first: it must not be given up for having waited.
         let news = self.log.news().map_err(Fatal::Log)?;
         self.take_news(news, &now);
-        self.hear_peers(&now);
+        self.hear_peers(&now)?;
         self.node.tick(&now);
         self.speak(&now);
         self.retry_backlog(&now);
@@ -303,13 +306,13 @@ impl Reactor {
     }
 
     /// Tells the core what other members say, and what was read back for them.
-    fn hear_peers(&mut self, now: &Now) {
+    fn hear_peers(&mut self, now: &Now) -> Result<(), Fatal> {
         for fetched in self.reader.iter_mut().flat_map(LogReader::take_results) {
             self.node.fetched(now, fetched.member, fetched.from, fetched.batches);
         }
-        if let Some(peers) = &mut self.peers {
-            peers.receive(now, &mut self.node);
-        }
+        let Some(peers) = &mut self.peers else { return Ok(()) };
+        peers.receive(now, &mut self.node);
+        peers.take_forgot().map_or(Ok(()), |refusal| Err(Fatal::Forgot(refusal)))
     }
 
     /// Sends what the turn has to say to them, with one write for each connection.

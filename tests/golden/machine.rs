@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Asker, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery, ReplyTo,
-    WriteOutcome,
+    Asker, Fetch, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery,
+    ReplyTo, TransferError, Violation, Wait, WriteOutcome,
 };
 use kvorum::wal::LogState;
-use kvorum_protocol::{Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Role, batch};
+use kvorum_protocol::peer::Message;
+use kvorum_protocol::{
+    Batch, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
+};
 
 use super::words;
 
@@ -21,14 +25,27 @@ const HASH_SEED: u64 = 7;
 
 /// How a node is configured; the script changes what it is about.
 pub struct Setup {
+    pub id: NodeId,
+    /// The first members, from 1 on.
     pub voters: u16,
+    /// The members behind them.
+    pub learners: u16,
     pub memory_max: Option<u64>,
     pub log_room_bytes: u64,
+    /// For the test of the scripts: a bug that some of them must show.
+    pub bug: Option<Bug>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { voters: 1, memory_max: None, log_room_bytes: 1 << 40 }
+        Setup {
+            id: NodeId(1),
+            voters: 1,
+            learners: 0,
+            memory_max: None,
+            log_room_bytes: 1 << 40,
+            bug: None,
+        }
     }
 }
 
@@ -39,13 +56,23 @@ struct Client {
     last_write: LogIndex,
 }
 
+/// A record on the disk, or on its way there.
+struct Written {
+    lsn: Lsn,
+    record: Record,
+    /// What the node knew to be committed then; the log says so too.
+    commit: LogIndex,
+}
+
 pub struct Machine {
     setup: Setup,
     node: Node,
     now: Now,
     out: Output,
-    /// Everything on the disk and on its way there.
-    records: Vec<(Lsn, Record)>,
+    /// What the node has sent and asked for and nobody has taken from here yet.
+    pub messages: Vec<(NodeId, Message)>,
+    pub fetches: Vec<Fetch>,
+    records: Vec<Written>,
     /// What survives a crash.
     durable: Lsn,
     clients: BTreeMap<u64, Client>,
@@ -63,6 +90,8 @@ impl Machine {
             node,
             now,
             out: Output::default(),
+            messages: Vec::new(),
+            fetches: Vec::new(),
             records: Vec::new(),
             durable: Lsn(0),
             clients: BTreeMap::new(),
@@ -75,15 +104,23 @@ impl Machine {
         let kept = kept.unwrap_or(self.durable);
         assert!(kept >= self.durable, "what is durable survives");
         let mut said = String::new();
-        let lost = self.records.iter().filter(|(lsn, _)| *lsn > kept);
-        lost.for_each(|(lsn, record)| said += &format!("lost {}", words::record(*lsn, record)));
-        self.records.retain(|(lsn, _)| *lsn <= kept);
+        for lost in self.records.iter().filter(|written| written.lsn > kept) {
+            said += &format!("lost {}", words::record(lost.lsn, &lost.record));
+        }
+        self.records.retain(|written| written.lsn <= kept);
         self.durable = kept;
         for ((client, tag), request) in std::mem::take(&mut self.waiting) {
             writeln!(said, "c{client}#{tag} {request}: connection lost").unwrap();
         }
         self.clients.clear();
+        self.messages.clear();
+        self.fetches.clear();
         said
+    }
+
+    /// The process dies, the system goes on: what was written reaches the disk.
+    pub fn kill(&mut self) -> String {
+        self.crash(Some(self.written()))
     }
 
     /// The node starts again, from what its disk holds.
@@ -127,12 +164,38 @@ impl Machine {
             Ok(ReadOutcome::Ready(response)) => words::response(&response),
             Ok(ReadOutcome::Waiting { .. }) => {
                 self.waiting.insert((client, to.tag), request.clone());
-                format!("waits for index {after}")
+                match after > self.node.status().applied {
+                    true => format!("waits for index {after}"),
+                    false => "waits for its quorum".to_owned(),
+                }
             }
             Ok(ReadOutcome::Later) => "later".to_owned(),
             Err(refusal) => words::response(&refusal.response(self.node.members())),
         };
         format!("c{client}#{} {request}: {said}\n", to.tag)
+    }
+
+    /// Who holds the last write of the client durably.
+    pub fn wait(&mut self, client: u64, others: usize, timeout_ms: Option<u64>) -> String {
+        let to = self.next_request(client);
+        let index = self.clients[&client].last_write;
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let wait = Wait { index, here: false, others, timeout };
+        let request = format!("WAIT {others}");
+        let said = match self.node.wait(&self.now, to, wait) {
+            Ok(Some(copies)) => words::response(&Response::Copies(copies)),
+            Ok(None) => {
+                self.waiting.insert((client, to.tag), request.clone());
+                format!("waits for copies of index {index}")
+            }
+            Err(refusal) => words::response(&refusal.response(self.node.members())),
+        };
+        format!("c{client}#{} {request}: {said}\n", to.tag)
+    }
+
+    /// Hands leadership over.
+    pub fn transfer(&mut self, to: Option<NodeId>) -> Result<(), TransferError> {
+        self.node.transfer(&self.now, to)
     }
 
     fn next_request(&mut self, client: u64) -> ReplyTo {
@@ -143,9 +206,14 @@ impl Machine {
 
     // Events
 
-    pub fn tick(&mut self, ms: u64) {
+    /// Time passes without the node looking: it is paused, or nothing wakes it.
+    pub fn elapse(&mut self, ms: u64) {
         self.now.monotonic = self.now.monotonic.after(Duration::from_millis(ms));
         self.now.wall_ms += ms;
+    }
+
+    pub fn tick(&mut self, ms: u64) {
+        self.elapse(ms);
         self.node.tick(&self.now);
     }
 
@@ -160,13 +228,56 @@ impl Machine {
         format!("durable lsn={}\n", self.durable)
     }
 
+    pub fn receive(&mut self, from: NodeId, message: Message) -> Result<(), Violation> {
+        self.node.receive(&self.now, from, message)
+    }
+
+    /// A connection to a member stands.
+    pub fn member_joined(&mut self, member: NodeId) {
+        self.node.member_joined(&self.now, member);
+    }
+
+    /// A member's process is known to be gone.
+    pub fn member_lost(&mut self, member: NodeId) {
+        self.node.member_lost(&self.now, member);
+    }
+
+    /// The disk has read what was asked for.
+    pub fn answer(&mut self, fetch: &Fetch) {
+        let is_wanted = |batch: &&Batch| {
+            batch.header().last_index() >= fetch.from && batch.header().first_index < fetch.end
+        };
+        let wanted = self.batches().into_values().filter(is_wanted).cloned().collect();
+        self.node.fetched(&self.now, fetch.member, fetch.from, wanted);
+    }
+
+    /// The log without what was taken back: batches by their first index.
+    pub fn batches(&self) -> BTreeMap<LogIndex, &Batch> {
+        let mut log = BTreeMap::new();
+        for written in &self.records {
+            match &written.record {
+                Record::Batch(batch) => {
+                    log.insert(batch.header().first_index, batch);
+                }
+                Record::Truncate { end } => log.retain(|first, _| *first <= end.index),
+                Record::TermVote { .. } => {}
+            }
+        }
+        log
+    }
+
     pub fn room(&mut self, bytes: u64, behind: Option<Lsn>, is_short_of_space: bool) {
         let behind = behind.unwrap_or_else(|| self.written());
         self.node.set_log_room(behind, bytes, is_short_of_space);
     }
 
     fn written(&self) -> Lsn {
-        self.records.last().map_or(Lsn(0), |(lsn, _)| *lsn)
+        self.records.last().map_or(Lsn(0), |written| written.lsn)
+    }
+
+    /// Whether the disk has something to sync.
+    pub fn is_behind(&self) -> bool {
+        self.written() > self.durable
     }
 
     // Speech
@@ -183,11 +294,17 @@ impl Machine {
             let response = self.out.response(&reply.answer, self.node.members());
             writeln!(said, "c{client}#{tag} {request}: {}", words::response(&response)).unwrap();
         }
-        self.out.clear();
+        self.take_messages();
         if more {
             said += "more to say\n";
         }
         said
+    }
+
+    fn take_messages(&mut self) {
+        self.messages.append(&mut self.out.messages);
+        self.fetches.append(&mut self.out.fetches);
+        self.out.clear();
     }
 
     /// One call of `seal`; the records are on their way to the disk then.
@@ -195,12 +312,23 @@ impl Machine {
         self.node.seal(&self.now, &mut self.out);
         assert!(self.out.replies.is_empty(), "seal answers nobody");
         let mut said = String::new();
+        let commit = self.node.status().committed;
         for (lsn, record) in self.out.records.drain(..) {
             said += &words::record(lsn, &record);
-            self.records.push((lsn, record));
+            self.records.push(Written { lsn, record, commit });
         }
         check_log(&self.records);
+        self.take_messages();
         said
+    }
+
+    /// All that the node has to say now.
+    pub fn turn(&mut self) -> String {
+        let mut said = self.poll();
+        while said.ends_with("more to say\n") {
+            said += &self.poll();
+        }
+        said + &self.seal()
     }
 
     /// Turns with a disk that syncs at once, until nothing is left to do.
@@ -213,13 +341,17 @@ impl Machine {
                 return said;
             }
             said += &turn;
-            if self.written() > self.durable {
+            if self.is_behind() {
                 said += &self.durable(None);
             }
         }
     }
 
     // Looks inside
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
 
     pub fn status(&self) -> String {
         words::status(&self.node.status()) + "\n"
@@ -242,7 +374,7 @@ impl Machine {
     /// What the disk holds, and how its batches hang together.
     pub fn log(&self) -> String {
         let mut said = String::new();
-        for (lsn, record) in &self.records {
+        for Written { lsn, record, .. } in &self.records {
             let durable = if *lsn <= self.durable { "durable" } else { "written" };
             write!(said, "{durable} {}", words::record(*lsn, record)).unwrap();
             if let Record::Batch(batch) = record {
@@ -254,42 +386,56 @@ impl Machine {
     }
 }
 
-fn start(setup: &Setup, records: &[(Lsn, Record)]) -> Node {
+fn start(setup: &Setup, records: &[Written]) -> Node {
     let mut recovery = Recovery::new(HASH_SEED);
-    for (lsn, record) in records {
+    recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
+    for Written { lsn, record, commit } in records {
+        recovery.committed(*commit);
         match record {
             Record::Batch(batch) => {
                 let header = batch::check(batch.bytes()).expect("sealed batches are sound");
                 recovery.batch(*lsn, &header, batch.bytes()).expect("a batch of this version");
             }
             Record::TermVote { term, voted_for } => recovery.term_vote(*lsn, *term, *voted_for),
-            Record::Truncate { .. } => unreachable!("a lone voter takes nothing back"),
+            Record::Truncate { end } => {
+                recovery.truncate(*lsn, *end).expect("what was decided is not taken back");
+            }
         }
     }
-    let members = recovery.members().cloned().unwrap_or_else(|| members(setup.voters));
-    let config = NodeConfig { memory_max: setup.memory_max, ..NodeConfig::new(NodeId(1), members) };
-    Node::new(config, recovery, setup.log_room_bytes)
+    let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
+    let config = NodeConfig {
+        memory_max: setup.memory_max,
+        seed: u64::from(setup.id.0),
+        ..NodeConfig::new(setup.id, members)
+    };
+    let mut node = Node::new(config, recovery, setup.log_room_bytes);
+    if let Some(bug) = setup.bug {
+        node.seed_bug(bug);
+    }
+    node
 }
 
-fn members(voters: u16) -> MemberList {
+fn members(setup: &Setup) -> MemberList {
     let member = |id| Member {
         id: NodeId(id),
-        role: Role::Voter,
+        role: if id <= setup.voters { Role::Voter } else { Role::Learner },
         client: format!("n{id}:6379"),
         peer: format!("n{id}:7379"),
     };
-    MemberList::new((1..=voters).map(member).collect()).expect("distinct members")
+    let members = (1..=setup.voters + setup.learners).map(member).collect();
+    MemberList::new(members).expect("distinct members")
 }
 
 /// What every log must be, whatever the script is about: the rules that recovery goes by.
-fn check_log(records: &[(Lsn, Record)]) {
+fn check_log(records: &[Written]) {
     let mut state = LogState::default();
-    for (position, (lsn, record)) in (1..).zip(records) {
+    for (position, Written { lsn, record, commit }) in (1..).zip(records) {
         assert_eq!(*lsn, Lsn(position), "positions have no gap");
+        state.check_commit(*commit).expect("no more is committed than there is");
         let continues = match record {
             Record::Batch(batch) => state.batch(batch.header()),
             Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
-            Record::Truncate { .. } => unreachable!("a lone voter takes nothing back"),
+            Record::Truncate { end } => state.truncate(*end, *commit),
         };
         continues.expect("a record that can come next");
     }

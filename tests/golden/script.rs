@@ -105,7 +105,7 @@ pub enum Step {
 }
 
 /// `c1`, `c2`, ...
-pub struct Client(u64);
+pub struct Client(pub u64);
 
 impl FromStr for Client {
     type Err = &'static str;
@@ -132,6 +132,7 @@ impl goldenscript::Runner for Script {
                 voters: voters.unwrap_or(default.voters),
                 memory_max: *memory_max,
                 log_room_bytes: room.unwrap_or(default.log_room_bytes),
+                ..default
             });
             return Ok(self.machine.insert(machine).status());
         }
@@ -209,6 +210,6 @@ fn list<'a>(keys: &[Text], scratch: &'a mut Vec<u8>) -> Result<KeyList<'a>, Box<
     Ok(KeyList::encode(keys, &Limits::default(), scratch)?)
 }
 
-fn options(quorum: Option<Quorum>, timeout_ms: Option<u64>) -> Options {
+pub fn options(quorum: Option<Quorum>, timeout_ms: Option<u64>) -> Options {
     Options { quorum, timeout: timeout_ms.map(Duration::from_millis) }
 }

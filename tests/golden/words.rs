@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use kvorum::core::{NodeStatus, Record};
-use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, Op, Read, Response};
+use kvorum_protocol::{Command, Copies, LogIndex, Lsn, MemberList, Op, Read, Response, Role};
 
 /// Bytes as a script writes them: `word`, or `x@1000` for a thousand times the letter x.
 #[derive(Clone)]
@@ -54,8 +54,11 @@ pub fn command(command: &Command<'_>) -> String {
         }
         Op::Membership(bytes) => {
             let members = MemberList::decode(bytes).expect("the core made it");
-            let voters = members.voters().map(|voter| format!("voter={voter}"));
-            format!("MEMBERSHIP {}", joined(voters))
+            let words = members.members().iter().map(|member| match member.role {
+                Role::Voter => format!("voter={member}"),
+                Role::Learner => format!("learner={member}"),
+            });
+            format!("MEMBERSHIP {}", joined(words))
         }
     }
 }
@@ -77,6 +80,10 @@ pub fn response(response: &Response<'_>) -> String {
         Response::NotFound => found(None),
         Response::Values(values) => joined(values.iter().map(found)),
         Response::Number(number) => format!("NUMBER {number}"),
+        Response::Copies(Copies { here, elsewhere }) => {
+            format!("COPIES here={here} elsewhere={elsewhere}")
+        }
+        Response::NotLeader { leader } => format!("NOT_LEADER leader={leader}"),
         Response::Error { code, message } => format!("ERROR {} {message}", code.word()),
         other => unreachable!("the core does not answer {other:?}"),
     }
@@ -111,13 +118,25 @@ pub fn record(lsn: Lsn, record: &Record) -> String {
     }
 }
 
-pub fn status(status: &NodeStatus) -> String {
+/// What others notice of a node, as far as it is a node of a cluster.
+pub fn standing(status: &NodeStatus) -> String {
     format!(
-        "role={} term={} leader={} commit={} applied={} last={} durable={} keys={}",
+        "role={} term={} leader={} commit={}",
         status.role.word(),
         status.term,
-        status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+        leader(status),
         status.committed,
+    )
+}
+
+fn leader(status: &NodeStatus) -> String {
+    status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string())
+}
+
+pub fn status(status: &NodeStatus) -> String {
+    format!(
+        "{} applied={} last={} durable={} keys={}",
+        standing(status),
         status.applied,
         status.last,
         status.durable,

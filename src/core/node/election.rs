@@ -17,6 +17,9 @@ use crate::core::time::Now;
 /// this: long enough for one to be first, short enough that nobody notices.
 const LOST_LEADER_WAIT_MAX: Duration = Duration::from_millis(20);
 
+/// After a split vote the candidates try again after a random time up to this.
+const SPLIT_VOTE_WAIT_MAX: Duration = Duration::from_millis(100);
+
 impl Node {
     /// The connection to `member` broke, and its process is not there to take another: connecting
     /// was refused. Not to be called for what may be the network.
@@ -227,8 +230,19 @@ impl Node {
 
     /// The term of the reply is the current one.
     pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool) {
-        if granted && self.raft.role() == Role::Candidate {
+        if self.raft.role() != Role::Candidate {
+            return;
+        }
+        if granted {
             self.raft.grant(from);
+            return;
+        }
+        self.raft.refuse(from);
+        if self.raft.is_refused() {
+            // The votes are split, or another's log is longer. There is nothing to wait for; the
+            // next attempt begins with a pre-vote, which disturbs nobody.
+            let wait = self.rng.random_range(LOST_LEADER_WAIT_MAX..SPLIT_VOTE_WAIT_MAX);
+            self.election_deadline = Some(self.now.after(wait));
         }
     }
 

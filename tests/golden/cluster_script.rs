@@ -1,0 +1,254 @@
+//! The commands of the scripts for clusters. A command for one node has the node as its prefix.
+
+use std::error::Error;
+use std::str::FromStr;
+
+use kvorum::core::seeded::Bug;
+use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, NodeId, Op, Quorum, Read};
+
+use super::cluster::Cluster;
+use super::network::Link;
+use super::script::{Client, options};
+use super::words::Text;
+
+#[derive(goldenscript::Command)]
+pub enum Step {
+    /// First boot of all nodes.
+    Boot {
+        #[arg(key)]
+        voters: u16,
+        #[arg(key)]
+        learners: Option<u16>,
+    },
+
+    // For one node
+    Set {
+        client: Client,
+        key: Text,
+        value: Text,
+        #[arg(key)]
+        w: Option<Quorum>,
+        /// Milliseconds.
+        #[arg(key)]
+        timeout: Option<u64>,
+    },
+    Delete {
+        client: Client,
+        keys: Vec<Text>,
+        #[arg(key)]
+        w: Option<Quorum>,
+    },
+    Get {
+        client: Client,
+        key: Text,
+        #[arg(key)]
+        r: Option<Quorum>,
+        #[arg(key)]
+        timeout: Option<u64>,
+    },
+    /// Until so many others hold the client's last write.
+    Wait {
+        client: Client,
+        others: usize,
+        #[arg(key)]
+        timeout: Option<u64>,
+    },
+    /// Leadership goes to a node, or to the best one.
+    Transfer(Option<u16>),
+    /// Its disk has synced up to this position, or all that it was given.
+    Durable(Option<u64>),
+    /// Its disk syncs only by `durable` from now on.
+    Stall,
+    Unstall,
+    /// The power fails: what is not durable, or not up to `kept`, is lost.
+    Crash {
+        #[arg(key)]
+        kept: Option<u64>,
+    },
+    /// The process dies: what was written stays.
+    Kill,
+    /// It notices that another one's process is gone.
+    Refused(u16),
+    /// The bytes that its log has room for.
+    Room {
+        bytes: u64,
+        #[arg(key, optional)]
+        short: bool,
+    },
+    /// What its disk holds.
+    Log,
+
+    // For one node, or for all
+    /// Time passes, and the timers are looked at.
+    Tick(u64),
+    Status,
+    /// Who waits for an answer.
+    Waiting,
+
+    // For all
+    /// A node starts from what its disk holds, and its connections stand again.
+    Restart(u16),
+    /// Nobody hears of a leader for long, and this node is the first to stand.
+    Elect(u16),
+    /// Time passes, and nobody looks.
+    Elapse(u64),
+    /// What is on its way on the link arrives: all of it, or one message.
+    Deliver {
+        link: Link,
+        #[arg(key)]
+        at: Option<usize>,
+    },
+    Drop {
+        link: Link,
+        #[arg(key)]
+        at: Option<usize>,
+    },
+    Duplicate {
+        link: Link,
+        #[arg(key)]
+        at: usize,
+    },
+    /// What is on its way.
+    Links,
+    Cut(Vec<Link>),
+    Partition(Vec<Group>),
+    Heal,
+    /// All, or some, talk and sync until nothing is left to do.
+    Stabilize(Option<Group>),
+}
+
+/// `1,2,3`
+pub struct Group(Vec<NodeId>);
+
+impl FromStr for Group {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(group: &str) -> Result<Group, Self::Err> {
+        group.split(',').map(|id| id.parse().map(NodeId)).collect::<Result<_, _>>().map(Group)
+    }
+}
+
+/// One script: no cluster before its first `boot`.
+#[derive(Default)]
+pub struct Script {
+    cluster: Option<Cluster>,
+    /// For the test of the scripts.
+    bug: Option<Bug>,
+}
+
+impl Script {
+    pub fn with_bug(bug: Bug) -> Script {
+        Script { cluster: None, bug: Some(bug) }
+    }
+}
+
+impl goldenscript::Runner for Script {
+    type Command = Step;
+
+    fn run(
+        &mut self,
+        step: &Step,
+        context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        if let Step::Boot { voters, learners } = step {
+            self.cluster = Some(Cluster::new(*voters, learners.unwrap_or(0), self.bug));
+            return Ok(String::new());
+        }
+        let cluster = self.cluster.as_mut().ok_or("a script begins with boot")?;
+        match &context.prefix {
+            Some(id) => run_on(cluster, NodeId(id.parse()?), step),
+            None => run(cluster, step),
+        }
+    }
+}
+
+/// A command for all.
+fn run(cluster: &mut Cluster, step: &Step) -> Result<String, Box<dyn Error>> {
+    match step {
+        Step::Tick(ms) => return Ok(cluster.tick_all(*ms)),
+        Step::Status => {
+            let ids = cluster.ids().into_iter();
+            return Ok(ids.map(|id| format!("{id}: {}", cluster.machine(id).status())).collect());
+        }
+        Step::Waiting => {
+            let ids = cluster.ids().into_iter();
+            let lines = ids.flat_map(|id| {
+                let waiting = cluster.machine(id).waiting();
+                waiting.lines().map(|line| format!("{id}: {line}\n")).collect::<Vec<_>>()
+            });
+            return Ok(lines.collect());
+        }
+        Step::Restart(id) => return Ok(cluster.restart(NodeId(*id))),
+        Step::Elect(id) => return Ok(cluster.elect(NodeId(*id))),
+        Step::Deliver { link, at } => return Ok(cluster.deliver(*link, *at)),
+        Step::Links => return Ok(cluster.on_its_way()),
+        Step::Heal => return Ok(cluster.heal()),
+        Step::Stabilize(among) => {
+            let among = among.as_ref().map_or_else(|| cluster.ids(), |among| among.0.clone());
+            return Ok(cluster.stabilize(&among));
+        }
+        Step::Elapse(ms) => cluster.elapse(*ms),
+        Step::Drop { link, at } => cluster.drop(*link, *at),
+        Step::Duplicate { link, at } => cluster.duplicate(*link, *at),
+        Step::Cut(links) => links.iter().for_each(|link| cluster.cut(*link)),
+        Step::Partition(groups) => {
+            let groups: Vec<_> = groups.iter().map(|group| group.0.clone()).collect();
+            cluster.partition(&groups);
+        }
+        _ => return Err("this is for one node: 1: command".into()),
+    }
+    Ok(String::new())
+}
+
+/// A command for one node.
+fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<dyn Error>> {
+    let mut said = match step {
+        Step::Tick(ms) => return Ok(cluster.tick(id, *ms)),
+        Step::Durable(upto) => return Ok(cluster.durable(id, upto.map(Lsn))),
+        Step::Crash { kept } => return Ok(cluster.crash(id, kept.map(Lsn))),
+        Step::Kill => return Ok(cluster.kill(id)),
+        Step::Stall | Step::Unstall => {
+            cluster.stall(id, matches!(step, Step::Stall));
+            return Ok(String::new());
+        }
+        Step::Status => return Ok(cluster.machine(id).status()),
+        Step::Log => return Ok(cluster.machine(id).log()),
+        Step::Waiting => return Ok(cluster.machine(id).waiting()),
+        Step::Refused(other) => {
+            cluster.machine(id).member_lost(NodeId(*other));
+            String::new()
+        }
+        Step::Transfer(to) => match cluster.machine(id).transfer(to.map(NodeId)) {
+            Ok(()) => String::new(),
+            Err(error) => format!("{error:?}\n"),
+        },
+        Step::Room { bytes, short } => {
+            cluster.machine(id).room(*bytes, None, *short);
+            String::new()
+        }
+        request => ask(cluster, id, request)?,
+    };
+    said += &cluster.turn(id);
+    Ok(said)
+}
+
+fn ask(cluster: &mut Cluster, id: NodeId, request: &Step) -> Result<String, Box<dyn Error>> {
+    let machine = cluster.machine(id);
+    let scratch = &mut Vec::new();
+    Ok(match request {
+        Step::Set { client, key, value, w, timeout } => {
+            let op = Op::Set { key: &key.0, value: &value.0 };
+            machine.write(client.0, &Command::new(op), &options(*w, *timeout))
+        }
+        Step::Delete { client, keys, w } => {
+            let keys = keys.iter().map(|key| key.0.as_slice());
+            let op = Op::DeleteMany(KeyList::encode(keys, &Limits::default(), scratch)?);
+            machine.write(client.0, &Command::new(op), &options(*w, None))
+        }
+        Step::Get { client, key, r, timeout } => {
+            machine.read(client.0, &Read::Get(&key.0), LogIndex(0), &options(*r, *timeout))
+        }
+        Step::Wait { client, others, timeout } => machine.wait(client.0, *others, *timeout),
+        _ => return Err("this is for all, without a node in front".into()),
+    })
+}
