@@ -112,7 +112,7 @@ impl ClientFlags {
         let mut last_reason = None;
         loop {
             match self.round(request, deadline) {
-                // The time was over in the middle of the round, which says less than the one before.
+                // The time was over in the middle of this round: it says less than the last one.
                 Round::Final(Err(ClientError::NoServer(_)))
                     if last_reason.is_some() && Instant::now() >= deadline => {}
                 Round::Final(result) => return result,
