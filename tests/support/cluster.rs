@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvorum_protocol::{Member, MemberList, Role};
 
@@ -229,17 +229,17 @@ impl Drop for Cluster {
 /// An address that nobody listens on. Below the ports that the kernel gives to outgoing
 /// connections, so that it stays free until a node takes it, and takes it again.
 fn free_address() -> String {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 22_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     // Tests of other processes begin elsewhere.
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    let start = std::process::id().wrapping_mul(97);
     loop {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(next < COUNT, "there is no free port");
-        let port = FIRST + ((u32::from(start) * 97 + u32::from(next)) % u32::from(COUNT)) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", FIRST + start.wrapping_add(next) % COUNT);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
         }
     }
 }
