@@ -208,8 +208,9 @@ impl World {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
         let is_strict = call.key < self.options.clients.keys;
-        // Anybody may be read from; writes go to the leader, as far as the client knows.
-        let roams = call.action == Action::Get && self.chance.happens(0.5);
+        // Anybody may be read from; most writes go to the leader, as far as the client knows.
+        let roams = self.chance.happens(if call.action == Action::Get { 0.4 } else { 0.1 });
+        let roams = roams && !self.clients.are_quiet;
         let leader = self.clients.clients[client as usize].place;
         let place = if roams { self.chance.below(self.machines.len()) } else { leader };
         let r = quorum.unwrap_or(Quorum::Majority).size(voters).expect("asked for what there is");

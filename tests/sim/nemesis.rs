@@ -147,7 +147,7 @@ impl World {
         let nodes = self.machines.len();
         let Some(other) = self.somebody_else(0) else { return };
         self.network.mend();
-        let shape = self.chance.below(4);
+        let shape = self.chance.weighted(&[(3, 0), (2, 1), (1, 2), (1, 3)]);
         let (name, alone): (_, Vec<Place>) = match shape {
             0 => ("isolates", vec![self.victim()]),
             1 => ("divides", (0..nodes).filter(|_| self.chance.happens(0.5)).collect()),

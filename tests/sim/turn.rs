@@ -130,11 +130,9 @@ impl World {
             self.send(place, place_of(to), message)?;
         }
         for fetch in said.fetches {
-            let batches = self.checks.log_of(place, &fetch);
             let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
-            let (life, member, from) = (self.machines[place].life, fetch.member, fetch.from);
-            self.note_node(place, || format!("reads {from}..{} for n{member}", fetch.end));
-            self.queue.schedule(at, Event::Read { place, life, member, from, batches });
+            let life = self.machines[place].life;
+            self.queue.schedule(at, Event::ReadBack { place, life, fetch });
         }
         for (number, told) in said.late_answers {
             let is_due = process.waiting.remove(&number).is_some();
