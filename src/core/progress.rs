@@ -162,8 +162,10 @@ impl Progress {
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
     pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
-        let is_stale = prev <= self.durable
-            || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
+        let is_stale = match self.mode {
+            Mode::Probe { asked } => asked != Some(prev) || prev <= self.durable,
+            Mode::Stream | Mode::Fetch => prev <= self.matched,
+        };
         if is_stale {
             return;
         }
