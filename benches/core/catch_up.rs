@@ -34,8 +34,8 @@ pub fn run(entries: u64) {
         let read = read_back(disk, entries);
         let took = started.elapsed().as_secs_f64();
         println!(
-            "{entries} entries in batches of {batch_entries}: read back in {took:.2} s, \\
-             {:.0} MB/s of batches, {:.2} million entries/s, {} fetches (files of {} MB, \\
+            "{entries} entries in batches of {batch_entries}: read back in {took:.2} s, \
+             {:.0} MB/s of batches, {:.2} million entries/s, {} fetches (files of {} MB, \
              written in {:.1} s)",
             read.bytes as f64 / took / 1e6,
             entries as f64 / took / 1e6,

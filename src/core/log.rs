@@ -262,9 +262,15 @@ impl Log {
         }
     }
 
+    /// What is not durable here can not be read back from the disk, so it stays.
     fn drop_surplus(&mut self) {
         while self.kept_bytes > self.kept_bytes_max && self.tail_applied > 0 {
-            let batch = self.tail.pop_front().expect("some are applied");
+            let durable = self.durable;
+            let Some(batch) =
+                self.tail.pop_front_if(|batch| batch.header().last_index() <= durable)
+            else {
+                return;
+            };
             self.kept_bytes -= batch.bytes().len();
             self.tail_applied -= 1;
         }

@@ -56,6 +56,8 @@ pub struct Raft {
     leader: Option<NodeId>,
     /// Who has said yes to this (pre-)candidate, itself included; each once.
     granted: Vec<NodeId>,
+    /// Who has said no to this candidate; each once.
+    refused: Vec<NodeId>,
 }
 
 impl Raft {
@@ -70,6 +72,7 @@ impl Raft {
             role: Role::Learner,
             leader: None,
             granted: Vec::new(),
+            refused: Vec::new(),
         };
         raft.role = raft.idle_role();
         raft
@@ -85,6 +88,7 @@ impl Raft {
         self.role = Role::PreCandidate;
         self.leader = None;
         self.granted.clear();
+        self.refused.clear();
         self.granted.push(self.id);
     }
 
@@ -98,6 +102,7 @@ impl Raft {
         self.role = Role::Candidate;
         self.leader = None;
         self.granted.clear();
+        self.refused.clear();
         self.granted.push(self.id);
     }
 
@@ -106,6 +111,19 @@ impl Raft {
         if self.voters.contains(&voter) && !self.granted.contains(&voter) {
             self.granted.push(voter);
         }
+    }
+
+    /// A voter says no; a repetition changes nothing.
+    pub fn refuse(&mut self, voter: NodeId) {
+        if self.voters.contains(&voter) && !self.refused.contains(&voter) {
+            self.refused.push(voter);
+        }
+    }
+
+    /// Whether so many have said no that no majority is left.
+    pub fn is_refused(&self) -> bool {
+        let left = self.voters.len() - self.refused.len();
+        left < super::quorum::majority(self.voters.len())
     }
 
     /// Whether a majority has said yes.

@@ -6,6 +6,7 @@
 //! 3. read every ready connection once, and serve all the requests that are there;
 //! 4. seal the writes of the turn into one batch, and hand it to the log thread and the members;
 //! 5. if nobody reads, wait for the disk a little: most often that is quicker than another turn.
+//!    A leader of others does not: it waits for them.
 //!
 //! Events are edge-triggered: what is not drained is remembered in `queue`, and the next turn
 //! does not sleep.
@@ -18,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::peer::Refusal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -64,6 +66,8 @@ const FINISH_POLL: Duration = Duration::from_millis(10);
 pub enum Fatal {
     /// The log can not be trusted any more.
     Log(WalError),
+    /// Another member knows that this node's log has lost what it has promised to keep.
+    Forgot(Refusal),
     /// The poll itself failed.
     Poll(io::Error),
     /// The disk did not take the last writes in this time, and the process was asked to stop.
@@ -202,15 +206,20 @@ impl Reactor {
         // What is durable first: it must not be given up for having waited.
         let news = self.log.news().map_err(Fatal::Log)?;
         self.take_news(news, &now);
-        self.hear_peers(&now);
+        self.hear_peers(&now)?;
         self.node.tick(&now);
         self.speak(&now);
         self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
+        if self.peers.is_some() {
+            // What reads ask the other members leaves in their own turn.
+            self.speak(&now);
+        }
         let submitted = self.submit(&now);
         self.flush_peers(&now);
-        if submitted && self.queue.is_empty() && !self.reads_come(&now) {
+        let waits_for_others = self.peers.is_some() && self.node.leads();
+        if submitted && self.queue.is_empty() && !waits_for_others && !self.reads_come(&now) {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
                 self.take_news(news, &now);
@@ -303,13 +312,13 @@ impl Reactor {
     }
 
     /// Tells the core what other members say, and what was read back for them.
-    fn hear_peers(&mut self, now: &Now) {
+    fn hear_peers(&mut self, now: &Now) -> Result<(), Fatal> {
         for fetched in self.reader.iter_mut().flat_map(LogReader::take_results) {
             self.node.fetched(now, fetched.member, fetched.from, fetched.batches);
         }
-        if let Some(peers) = &mut self.peers {
-            peers.receive(now, &mut self.node);
-        }
+        let Some(peers) = &mut self.peers else { return Ok(()) };
+        peers.receive(now, &mut self.node);
+        peers.take_forgot().map_or(Ok(()), |refusal| Err(Fatal::Forgot(refusal)))
     }
 
     /// Sends what the turn has to say to them, with one write for each connection.

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
+use kvorum_protocol::peer::Refusal;
 use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
-use super::peer::{self, PeersConfig, SecretError, read_secret};
+use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
@@ -55,6 +56,15 @@ pub enum ServeError {
     },
     /// The settings do not go with what the log says.
     Config(ConfigError),
+    /// What is known of the other members can not be read.
+    Known(KnownError),
+    /// The data directory has lost votes or entries that the other members count on.
+    Forgot {
+        /// The data directory.
+        directory: PathBuf,
+        /// What another member says.
+        refusal: Refusal,
+    },
     /// The cluster secret can not be used.
     Secret(SecretError),
     /// Whoever reaches the peer port could take the cluster over.
@@ -81,6 +91,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Disk(error) => error.fmt(f),
             ServeError::Log(error) => error.fmt(f),
+            ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
             }
@@ -90,7 +101,13 @@ impl fmt::Display for ServeError {
                  another --data",
                 directory.display()
             ),
-            ServeError::Config(error) => error.fmt(f),
+            ServeError::Known(error) => error.fmt(f),
+            ServeError::Forgot { directory, refusal } => write!(
+                f,
+                "{}: {refusal}: bring back the newest directory that this node had, or replace \
+                 the node by one with a new id",
+                directory.display()
+            ),
             ServeError::Secret(error) => error.fmt(f),
             ServeError::OpenPeerPort { address } => write!(
                 f,
@@ -109,11 +126,14 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-impl From<Fatal> for ServeError {
-    fn from(fatal: Fatal) -> ServeError {
+impl ServeError {
+    fn new(fatal: Fatal, directory: &Path) -> ServeError {
         match fatal {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
+            Fatal::Forgot(refusal) => {
+                ServeError::Forgot { directory: directory.to_owned(), refusal }
+            }
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
     }
@@ -158,6 +178,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
                 config.peer_listen.as_deref().unwrap_or(&own.peer),
                 secret.is_some(),
             )?,
+            known: load_known(&*disk).map_err(ServeError::Known)?,
             secret,
             trace: config.trace_peers,
             disk,
@@ -179,20 +200,20 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         seed: rand::random(),
     };
-    let cluster = identity.cluster;
+    let (cluster, directory) = (identity.cluster, config.data.clone());
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, cluster, address, connections_max);
     let reactor = Reactor::new(listener, node, writer, fsync, server, peers, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
     if is_lone {
-        reactor.run_until_ready()?;
+        reactor.run_until_ready().map_err(|fatal| ServeError::new(fatal, &directory))?;
     }
     for relaxed in relaxed {
         log::warn!("relaxed: {}", relaxed.words());
     }
     announce(id, &local.to_string());
-    Ok(reactor.run()?)
+    reactor.run().map_err(|fatal| ServeError::new(fatal, &directory))
 }
 
 /// The line that scripts and tests wait for.

@@ -28,6 +28,7 @@ fn write(cluster: &Cluster, keys: std::ops::Range<usize>) {
 fn m3_a_replica_that_comes_while_running_first_gets_the_current_state() {
     let mut cluster = Cluster::prepare(1, 1, &[]);
     cluster.start_node(PRIMARY);
+    assert_eq!(cluster.leader(), PRIMARY);
     write(&cluster, 0..500);
     assert_eq!(cluster.text(PRIMARY).ask("DELETE k7"), "OK");
     cluster.start_node(2);
@@ -74,6 +75,7 @@ fn m3_a_dead_or_missing_replica_never_blocks_or_fails_a_write() {
     let mut cluster = Cluster::prepare(1, 3, &[]);
     // Node 4 never comes.
     (1..=3).for_each(|id| cluster.start_node(id));
+    assert_eq!(cluster.leader(), PRIMARY);
     write(&cluster, 0..100);
     cluster.kill(2);
     cluster.pause(3);
@@ -106,7 +108,7 @@ fn m3_replicas_answer_reads_and_refuse_writes_with_a_redirect() {
         assert_eq!(replica.ask("WHO_IS_LEADER"), leader);
     }
     assert_eq!(cluster.text(PRIMARY).ask("GET k9"), "VALUE v9");
-    // Possibly stale: a replica that lacks the last write answers what it has, if that is asked for.
+    // Possibly stale: whatever a replica lacks, it answers with what it has, if that is asked for.
     cluster.wait_until_applied(&[2, 3]);
     cluster.kill(PRIMARY);
     assert_eq!(local(&cluster, 2).ask("GET k9"), "VALUE v9");

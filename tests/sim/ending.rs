@@ -37,8 +37,10 @@ pub enum Ending {
 /// How often the ending is looked at.
 const LOOK_INTERVAL: Time = 50 * MILLISECOND;
 
-/// How long it may take from the end of all faults until the cluster is whole. A clog that was
-/// there holds messages back for 5 s, a pause or a node that is down may last 10 s.
+/// So long after all faults have ended, what a link has held back may still arrive.
+const LATE_MAX: Time = 5 * SECOND;
+
+/// How long it may take from the end of all faults until the cluster is whole.
 const SETTLE_MAX: Time = 30 * SECOND;
 
 /// How long the last requests may take.
@@ -65,7 +67,7 @@ impl World {
             }
         }
         self.ending = Ending::Settling { until: self.now + SETTLE_MAX };
-        self.queue.schedule(self.now + LOOK_INTERVAL, Event::Ending);
+        self.queue.schedule(self.now + LATE_MAX, Event::Ending);
         Ok(())
     }
 

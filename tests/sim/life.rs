@@ -1,5 +1,6 @@
 //! How processes begin and end, and what their disks do meanwhile.
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{Node, NodeConfig, Recovery};
 use kvorum::wal::{self, Identity, WalConfig, WalError};
 use kvorum_protocol::ClusterId;
@@ -32,11 +33,9 @@ impl World {
             return Ok(());
         }
         let before = self.checks.sealed(place).clone();
-        let mut observed = Observed {
-            recovery: Recovery::new(self.chance.seed()),
-            image: LogImage::default(),
-            before: &before,
-        };
+        let mut recovery = Recovery::new(self.chance.seed());
+        recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
+        let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let disk = self.machines[place].disk.handle();
         let opened = wal::open(disk, self.wal_config(place), &mut observed);
         let Observed { recovery, image, .. } = observed;
@@ -57,7 +56,10 @@ impl World {
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };
-        let core = Node::new(config, recovery, log.standing().room_bytes);
+        let mut core = Node::new(config, recovery, log.standing().room_bytes);
+        if let Some(bug) = self.bug {
+            core.seed_bug(bug);
+        }
         self.machines[place].process = Some(Box::new(Process::new(core, log)));
         self.machines[place].turn_at = Time::MAX;
         self.wake(place);

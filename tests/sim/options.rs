@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 
+/// A message that went astray arrives at the latest after so long.
+pub const STRAY_MAX: Time = 5 * SECOND;
+
 /// A world, before it begins.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -51,6 +54,8 @@ pub struct NetworkOptions {
     pub reorders: bool,
     pub loss: f64,
     pub duplication: f64,
+    /// How often a message takes up to [`STRAY_MAX`].
+    pub strays: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -139,9 +144,12 @@ impl NetworkOptions {
     fn draw(chance: &mut Chance) -> NetworkOptions {
         let slow = chance.happens(0.5);
         let delay = if slow { chance.between(1, 100) * MILLISECOND } else { 100 * MICROSECOND };
+        let reorders = chance.happens(0.5);
+        let strays = if reorders && chance.happens(0.5) { chance.fraction(0.0, 0.05) } else { 0.0 };
         NetworkOptions {
             delay,
-            reorders: chance.happens(0.5),
+            reorders,
+            strays,
             loss: if chance.happens(0.5) { chance.fraction(0.0, 0.3) } else { 0.0 },
             duplication: if chance.happens(0.5) { chance.fraction(0.0, 0.5) } else { 0.0 },
         }
@@ -161,8 +169,9 @@ impl DiskOptions {
 
 impl Faults {
     fn draw(chance: &mut Chance) -> Faults {
+        // Each order of magnitude as likely as the others.
         let class = |chance: &mut Chance| {
-            chance.happens(0.5).then(|| chance.between(500, 10_000) * MILLISECOND)
+            chance.happens(0.5).then(|| chance.magnitude(200 * MILLISECOND, 15 * SECOND))
         };
         Faults {
             crash: class(chance).map(|every| Crashes {

@@ -122,6 +122,9 @@ impl World {
         }
         let status = process.core.status();
         self.checks.shows(place, &status)?;
+        for member in process.core.progress() {
+            self.checks.counts(place, status.term, &member)?;
+        }
         process.log.take(&mut said.records, status.committed);
         for (to, message) in said.messages {
             self.send(place, place_of(to), message)?;

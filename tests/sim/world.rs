@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use kvorum::core::seeded::Bug;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, Member, MemberList, NodeId, Role};
 
@@ -98,6 +99,8 @@ pub struct World {
     /// Counts the partitions.
     pub partitions: u32,
     pub tally: Tally,
+    /// Every core has this one.
+    pub bug: Option<Bug>,
 }
 
 /// What a world has been through.
@@ -115,7 +118,7 @@ pub struct Tally {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: Trace) -> World {
+    pub fn new(seed: u64, bug: Option<Bug>, trace: Trace) -> World {
         let mut chance = Chance::new(seed);
         let options = Options::draw(&mut chance);
         let nodes = usize::from(options.members());
@@ -139,6 +142,7 @@ impl World {
             ending: Ending::Trouble,
             partitions: 0,
             tally: Tally::default(),
+            bug,
             chance,
             options,
         }

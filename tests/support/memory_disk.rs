@@ -16,7 +16,7 @@
 //! - a sync that takes time, and covers only what was written before it began
 //!   ([`MemoryDisk::begin_syncs`]).
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
 use std::io;

@@ -156,8 +156,9 @@ impl Demo {
         for node in &self.nodes {
             writeln!(
                 out,
-                "  node {}  clients {}  peers {}  log {}",
+                "  node {}  pid {}  clients {}  peers {}  log {}",
                 node.id,
+                node.pid().unwrap_or_default(),
                 node.client,
                 node.peer,
                 node.log.display()
@@ -171,16 +172,18 @@ impl Demo {
         write!(
             out,
             "\nTalk to them, from another terminal:\n
-  nc {host} {port}            SET greeting hello | GET greeting | WHO_IS_LEADER | STATUS
-  redis-cli -p {port}         SET greeting hello | GET greeting | INFO replication
+  nc {host} {port}        then: SET greeting hello, GET greeting, WHO_IS_LEADER, STATUS, HELP
+  redis-cli -p {port}        then: SET greeting hello, GET greeting, INFO replication
+
   export KVORUM_SERVERS={servers}
   {kvorum} set greeting hello
   {kvorum} get greeting
   {kvorum} status
-  {kvorum} transfer            moves the leader
+  {kvorum} transfer
 
-Any node answers reads; a write to one that does not lead names the leader. Kill the leader and go on
-writing: what was acknowledged is still there. Ctrl-C stops everything.\n\n"
+Every node answers reads; one that does not lead answers a write with the leader's address. Kill the
+leader (the lines below name its process): another is elected, and what was acknowledged is still
+there. Ctrl-C stops everything.\n\n"
         )?;
         out.flush()
     }
@@ -189,16 +192,19 @@ writing: what was acknowledged is still there. Ctrl-C stops everything.\n\n"
     fn stop(&mut self) {
         let deadline = Instant::now() + STOP_PATIENCE;
         self.nodes.iter().for_each(Node::terminate);
-        while self.nodes.iter().any(Node::is_running) {
-            // An error leaves only one way to be sure.
-            let failed = self.nodes.iter_mut().any(|node| node.take_exit().is_err());
+        // A node that ends is a signal.
+        while self.any_is_left() {
             let left = deadline.saturating_duration_since(Instant::now());
-            if failed || left.is_zero() {
+            if self.events.recv_timeout(left).is_err() {
                 break;
             }
-            // A node that ends is a signal.
-            let _ = self.events.recv_timeout(left);
         }
         self.nodes.iter_mut().for_each(Node::kill);
+    }
+
+    /// Whether there is still a process. An error counts as none: all are killed in the end.
+    fn any_is_left(&mut self) -> bool {
+        let mut exits = self.nodes.iter_mut().map(Node::take_exit);
+        exits.all(|exit| exit.is_ok()) && self.nodes.iter().any(|node| node.pid().is_some())
     }
 }

@@ -125,9 +125,9 @@ impl Node {
         Ok(status)
     }
 
-    /// Whether there is a process.
-    pub(super) fn is_running(&self) -> bool {
-        self.process.is_some()
+    /// Its process, if there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     /// Asks its process to stop.

@@ -11,7 +11,7 @@ use super::Event;
 use super::story::Seen;
 use crate::cli::servers::pause;
 use crate::cli::status::pairs;
-use crate::client::{Connection, Reply};
+use crate::client::{Connection, ConnectionError, Reason, Reply};
 
 /// A node that takes longer to answer is silent.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -22,30 +22,46 @@ pub(super) fn watch(id: u16, address: String, events: Sender<Event>) {
         let mut connection = None;
         let mut told = None;
         loop {
-            let seen = look(&mut connection, &address);
-            if seen != told && events.send(Event::Heard(id, seen.clone())).is_err() {
-                return;
+            match look(&mut connection, &address) {
+                Ok(seen) => {
+                    if seen != told && events.send(Event::Heard(id, seen.clone())).is_err() {
+                        return;
+                    }
+                    told = seen;
+                }
+                Err(Gone) => told = None,
             }
-            told = seen;
             pause();
         }
     });
 }
 
-/// Asks over the connection that there is, or a new one.
-fn look(connection: &mut Option<Connection>, address: &str) -> Option<Seen> {
+/// Nobody is there: the process has ended, which whoever has started it hears first, or does not
+/// listen yet.
+struct Gone;
+
+/// Asks over the connection that there is, or a new one; `None` when there is no answer in time.
+fn look(connection: &mut Option<Connection>, address: &str) -> Result<Option<Seen>, Gone> {
     let deadline = Instant::now() + PATIENCE;
-    let mut open = match connection.take() {
-        Some(open) => open,
-        None => Connection::open(address, deadline).ok()?,
-    };
-    match open.call(RequestHead::default(), &Request::Status, deadline) {
-        Ok(Reply::Status(line)) => {
-            *connection = Some(open);
-            seen(&line)
-        }
-        _ => None,
+    let open = connection.take().map_or_else(|| Connection::open(address, deadline), Ok);
+    let answer = open.and_then(|mut open| {
+        let reply = open.call(RequestHead::default(), &Request::Status, deadline)?;
+        *connection = Some(open);
+        Ok(reply)
+    });
+    match answer {
+        Ok(Reply::Status(line)) => Ok(seen(&line)),
+        Err(error) if is_late(&error) => Ok(None),
+        _ => Err(Gone),
     }
+}
+
+fn is_late(error: &ConnectionError) -> bool {
+    use ConnectionError::{Lost, Unreachable};
+    matches!(
+        error,
+        Unreachable { reason: Reason::Deadline, .. } | Lost { reason: Reason::Deadline, .. }
+    )
 }
 
 fn seen(line: &str) -> Option<Seen> {

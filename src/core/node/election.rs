@@ -17,6 +17,9 @@ use crate::core::time::Now;
 /// this: long enough for one to be first, short enough that nobody notices.
 const LOST_LEADER_WAIT_MAX: Duration = Duration::from_millis(20);
 
+/// After a split vote the candidates try again after a random time up to this.
+const SPLIT_VOTE_WAIT_MAX: Duration = Duration::from_millis(100);
+
 impl Node {
     /// The connection to `member` broke, and its process is not there to take another: connecting
     /// was refused. Not to be called for what may be the network.
@@ -130,6 +133,8 @@ impl Node {
         self.asks.void(|to| refuse(replies, to, Refusal::NoLeader));
         let others = self.config.members.members().iter().filter(|m| m.id != self.config.id);
         let leading = Leading::new(others, next, self.now, self.config.election_timeout);
+        #[cfg(feature = "seeded-bugs")]
+        let leading = self.with_kept_rounds(leading);
         self.leading = Some(Box::new(leading));
         self.send_heartbeats();
     }
@@ -155,6 +160,9 @@ impl Node {
         if !waiters_survive {
             self.writes.drain().for_each(|to| refuse(replies, to, Refusal::LeaderChanged));
         }
+        #[cfg(feature = "seeded-bugs")]
+        let leading = self.keep_rounds(leading);
+        let replies = &mut self.replies;
         leading.rounds.void(|to, refusal| refuse(replies, to, refusal));
         self.reads.void_conditional(|to| refuse(replies, to, Refusal::NoLeader));
         // Nobody has seen these: they are not even on their way to this node's own disk.
@@ -162,6 +170,22 @@ impl Node {
         self.following.matched = self.log.committed();
         self.raft.become_follower(None);
         self.postpone_election();
+    }
+
+    /// Only for the bug of reads that survive leadership.
+    #[cfg(feature = "seeded-bugs")]
+    fn keep_rounds(&mut self, mut leading: Leading) -> Leading {
+        if has_bug!(self, ReadsSurviveLeadership) {
+            self.kept_rounds = Some(std::mem::take(&mut leading.rounds));
+        }
+        leading
+    }
+
+    /// The other half of that bug.
+    #[cfg(feature = "seeded-bugs")]
+    fn with_kept_rounds(&mut self, mut leading: Leading) -> Leading {
+        leading.rounds = self.kept_rounds.take().unwrap_or_default();
+        leading
     }
 
     /// Whether a leader was heard so recently that nobody may be elected in its place (Raft
@@ -227,8 +251,19 @@ impl Node {
 
     /// The term of the reply is the current one.
     pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool) {
-        if granted && self.raft.role() == Role::Candidate {
+        if self.raft.role() != Role::Candidate {
+            return;
+        }
+        if granted {
             self.raft.grant(from);
+            return;
+        }
+        self.raft.refuse(from);
+        if self.raft.is_refused() {
+            // The votes are split, or another's log is longer. There is nothing to wait for; the
+            // next attempt begins with a pre-vote, which disturbs nobody.
+            let wait = self.rng.random_range(LOST_LEADER_WAIT_MAX..SPLIT_VOTE_WAIT_MAX);
+            self.election_deadline = Some(self.now.after(wait));
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kvorum_protocol::DecodeError;
 use kvorum_protocol::peer::frame::Phase;
 use kvorum_protocol::peer::handshake::{Acceptor, Dialer};
-use kvorum_protocol::peer::{Lane, Refusal};
+use kvorum_protocol::peer::{Introduction, Lane, Refusal};
 use mio::event::Event;
 use mio::net::TcpStream;
 
@@ -139,6 +139,8 @@ pub struct Link {
     pub origin: Origin,
     /// How far it is.
     pub stage: Stage,
+    /// Who the other side has proved to be, while what it says of itself is on its way to the disk.
+    pub judged: Option<Introduction>,
     /// When the stage must be over; `NEVER` once it is open.
     pub deadline: Instant,
     /// What is to be sent.
@@ -173,6 +175,7 @@ impl Link {
             // A socket that is not connected yet will say when it is.
             writable: !matches!(stage, Stage::Connecting),
             stage,
+            judged: None,
             deadline,
             outbox: Outbox::default(),
             queued: false,

@@ -208,7 +208,7 @@ impl Peers {
             term: self.durable_term,
             has_secret: self.secret.is_some(),
             nonce: rand::random(),
-            known: Vec::new(),
+            known: self.known.incarnations(),
         }
     }
 
@@ -230,7 +230,7 @@ impl Peers {
         };
         match step {
             Ok(Step::Wait) => Ok(()),
-            Ok(Step::Judge(theirs)) => self.judge(link, &theirs, now, node),
+            Ok(Step::Judge(theirs)) => self.judge(link, theirs, now, node),
             Ok(Step::Ready) => {
                 self.joined(link, now, node);
                 Ok(())
@@ -243,24 +243,68 @@ impl Peers {
         }
     }
 
-    /// Decides whether the other side, which is who it says, is welcome.
+    /// Decides whether the other side, which is who it says, is welcome. If so, it is let in as soon
+    /// as what it says of itself is durable here: it must not be forgotten before it counts.
     fn judge(
+        &mut self,
+        link: &mut Link,
+        theirs: Introduction,
+        now: &Now,
+        node: &mut Node,
+    ) -> Result<(), End> {
+        if let Err(refusal) = self.known.judge(self.id, &theirs, &self.members) {
+            let Link { stage, outbox, .. } = link;
+            outbox.append(|out| match stage {
+                Stage::Dialing(dialer) => dialer.refuse(&refusal, out),
+                Stage::Accepting(acceptor) => acceptor.refuse(&refusal, out),
+                Stage::Connecting | Stage::Open => unreachable!("not in a handshake"),
+            });
+            return Err(End::Refuses(refusal));
+        }
+        let is_news = self.known.learn(self.id, &theirs, &self.members);
+        if is_news || !self.known_file.is_written() {
+            self.known_file.submit(&self.known);
+            link.judged = Some(theirs);
+            return Ok(());
+        }
+        self.let_in(link, &theirs, now, node)
+    }
+
+    /// Lets those in who have waited for the disk.
+    pub(super) fn let_in_judged(&mut self, now: &Now, node: &mut Node) {
+        if !self.known_file.is_written() {
+            return;
+        }
+        let judged = |link: &&Link| link.judged.is_some();
+        let ids: Vec<u64> =
+            self.links.values().map(Box::as_ref).filter(judged).map(|l| l.id).collect();
+        for id in ids {
+            // One that was let in may have ended another.
+            let Some(mut link) = self.links.remove(&id) else { continue };
+            let theirs = link.judged.take().expect("filtered above");
+            let let_in = self.let_in(&mut link, &theirs, now, node).and_then(|()| link.send());
+            self.links.insert(id, link);
+            if let Err(end) = let_in {
+                self.end(id, end, now, node);
+            }
+        }
+    }
+
+    fn let_in(
         &mut self,
         link: &mut Link,
         theirs: &Introduction,
         now: &Now,
         node: &mut Node,
     ) -> Result<(), End> {
-        match &mut link.stage {
-            Stage::Dialing(dialer) => {
-                link.outbox.append(|out| dialer.accept(out));
-                if let Origin::Dialed { boot, .. } = &mut link.origin {
-                    *boot = Some(theirs.boot);
-                }
-                Ok(())
-            }
-            _ => self.welcome(link, theirs, now, node),
+        let Stage::Dialing(dialer) = &mut link.stage else {
+            return self.welcome(link, theirs, now, node);
+        };
+        link.outbox.append(|out| dialer.accept(out));
+        if let Origin::Dialed { boot, .. } = &mut link.origin {
+            *boot = Some(theirs.boot);
         }
+        Ok(())
     }
 
     /// An accepted connection is a member's: messages may come.

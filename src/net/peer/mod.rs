@@ -6,6 +6,8 @@
 //! `outbox`. What is said on it stands in `protocol/src/peer/PEER.md`.
 
 mod inbox;
+mod known;
+mod known_file;
 mod link;
 mod meeting;
 mod outbox;
@@ -16,5 +18,6 @@ mod said;
 mod secret_file;
 mod socket;
 
+pub use known_file::{KnownError, load as load_known};
 pub use peers::{Peers, PeersConfig, descriptors, is_peer};
 pub use secret_file::{SecretError, read_secret};

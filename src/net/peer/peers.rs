@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::peer::wire::{self, Frame};
-use kvorum_protocol::peer::{Lane, Message, Secret};
-use kvorum_protocol::{ClusterId, MemberList, NodeId, Term};
+use kvorum_protocol::peer::{Lane, Message, Reason, Refusal, Secret};
+use kvorum_protocol::{ClusterId, MemberList, NodeId, Role, Term};
 use mio::event::Event;
 use mio::{Interest, Registry, Token, Waker};
 
+use super::known::Known;
+use super::known_file::KnownFile;
 use super::link::{End, Link, Origin, Stage};
 use super::resolve::Resolver;
 use super::route::{Route, lane_at};
@@ -53,6 +55,8 @@ pub struct PeersConfig {
     pub incarnation: u64,
     /// The term that the log remembers.
     pub term: Term,
+    /// What is known of the voters.
+    pub known: Known,
     /// What members prove to each other.
     pub secret: Option<Secret>,
     /// Where members call.
@@ -76,6 +80,10 @@ pub struct Peers {
     pub(super) epoch: u64,
     pub(super) durable_term: Term,
     pub(super) secret: Option<Secret>,
+    pub(super) known: Known,
+    pub(super) known_file: KnownFile,
+    /// Another member knows that this node has forgotten what it has promised.
+    forgot: Option<Refusal>,
     trace: bool,
     pub(super) registry: Registry,
     pub(super) listener: Listener,
@@ -117,6 +125,9 @@ impl Peers {
             epoch: 0,
             durable_term: config.term,
             secret: config.secret,
+            known: config.known,
+            known_file: KnownFile::start(config.disk, Arc::clone(&waker))?,
+            forgot: None,
             trace: config.trace,
             registry,
             listener: config.listener,
@@ -168,6 +179,7 @@ impl Peers {
             let Some(id) = self.queue.pop_front() else { break };
             self.serve(id, now, node);
         }
+        self.let_in_judged(now, node);
         self.accept(now, node);
         self.take_resolved(now, node);
         self.end_late(now, node);
@@ -213,7 +225,18 @@ impl Peers {
         self.dirty = dirty;
     }
 
+    /// Why this node must stop, if it must: another member knows that it has forgotten what it has
+    /// promised.
+    pub fn take_forgot(&mut self) -> Option<Refusal> {
+        self.forgot.take()
+    }
+
     // Links
+
+    /// A learner has promised nothing that it could forget.
+    fn is_voter(&self) -> bool {
+        self.members.get(self.id).is_some_and(|own| own.role == Role::Voter)
+    }
 
     /// A name for the next link.
     pub(super) fn next_id(&mut self) -> u64 {
@@ -265,7 +288,7 @@ impl Peers {
     }
 
     fn take_message(
-        &self,
+        &mut self,
         link: &Link,
         frame: &bytes::Bytes,
         now: &Now,
@@ -283,7 +306,11 @@ impl Peers {
                 }
                 node.receive(now, from, message)?;
             }
-            Frame::DurableTerm(_) => {}
+            Frame::DurableTerm(term) => {
+                if self.known.learn_term(from, term) {
+                    self.known_file.submit(&self.known);
+                }
+            }
         }
         Ok(())
     }
@@ -311,6 +338,15 @@ impl Peers {
         }
         // Closing the descriptor would do; a failure here means that it is gone already.
         let _ = self.registry.deregister(link.source());
+        match &end {
+            End::Refused { refusal, is_authentic: true }
+                if refusal.reason == Reason::Amnesia && self.is_voter() =>
+            {
+                self.forgot = Some(refusal.clone());
+                return;
+            }
+            _ => {}
+        }
         match link.origin {
             Origin::Dialed { route, lane, .. } => {
                 let was_open = matches!(link.stage, Stage::Open);

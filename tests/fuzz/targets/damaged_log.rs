@@ -10,7 +10,6 @@
 #[allow(dead_code, reason = "shared with the tests of the log")]
 mod log_workload;
 #[path = "../../support/memory_disk.rs"]
-#[allow(dead_code, reason = "shared with the tests of the log")]
 mod memory_disk;
 
 use std::collections::BTreeMap;

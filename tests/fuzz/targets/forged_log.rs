@@ -4,7 +4,6 @@
 #![no_main]
 
 #[path = "../../support/memory_disk.rs"]
-#[allow(dead_code, reason = "shared with the tests of the log")]
 mod memory_disk;
 
 use kvorum::core::log::LogEnd;

@@ -11,12 +11,13 @@ mod monotonic;
 mod promises;
 
 use kvorum::core::raft::Role;
-use kvorum::core::{Fetch, NodeStatus, Record};
+use kvorum::core::{Fetch, MemberProgress, NodeStatus, Record};
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, LogIndex, Lsn, Op};
+use kvorum_protocol::{Batch, LogIndex, Lsn, Op, Term};
 
 use crate::image::LogImage;
 use crate::network::Place;
+use crate::node::place_of;
 
 pub use commits::Ledger;
 pub use promises::{Promises, Write};
@@ -144,9 +145,25 @@ impl Invariants {
         let from = std::mem::replace(&mut self.decided[place], to);
         if from < to {
             let durable = &self.durable[..self.voters];
+            let known = self.ledger.end();
             self.ledger.commits(place, from..to, status.term, log, durable)?;
+            if known < self.ledger.end() && matches!(status.role, Role::Leader { .. }) {
+                self.ledger.ends_with_own_term(place, status.term)?;
+            }
         }
         Ok(())
+    }
+
+    /// What a leader counts is there, as far as nobody has replaced it in a later term.
+    pub fn counts(&self, place: Place, term: Term, member: &MemberProgress) -> Checked {
+        let other = place_of(member.id);
+        let counted = self.sealed[place].batch_at(member.durable).map(|batch| *batch.header());
+        let Some(counted) = counted.filter(|_| self.sealed[other].term <= term) else {
+            return Ok(());
+        };
+        ensure(self.durable[other].holds(&counted), "what a leader counts is durable", || {
+            format!("n{} counts {counted:?} on n{}", place + 1, member.id)
+        })
     }
 
     /// A node acknowledges a write that `copies` voters must hold.

@@ -1,0 +1,235 @@
+//! Which data directory each voter had when it was met, and the highest term that it has said it
+//! remembers. A voter that comes with another directory, or remembers less, may have forgotten
+//! votes and entries that the cluster counts on; it is not let in.
+//!
+//! This is the table; [`known_file`](super::known_file) keeps it on the disk.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::peer::{Introduction, Refusal};
+use kvorum_protocol::{MemberList, NodeId, Role, Term};
+
+const FIRST_LINE: &str = "kvorum peers 1\n";
+
+/// What is known of the voters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    voters: BTreeMap<NodeId, Voter>,
+}
+
+/// What is known of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Voter {
+    /// Of its data directory.
+    incarnation: u64,
+    /// The highest that it has said it remembers.
+    term: Term,
+    /// The process that was let in last, if that was in this life. While a process lives it
+    /// forgets nothing; but what it says on two connections may overtake each other.
+    boot: Option<u64>,
+}
+
+impl Known {
+    /// Whether `theirs`, which has proved who it is, may be let in by node `own`.
+    ///
+    /// # Errors
+    /// It may have forgotten what it has promised.
+    pub fn judge(
+        &self,
+        own: NodeId,
+        theirs: &Introduction,
+        members: &MemberList,
+    ) -> Result<(), Refusal> {
+        let Some(voter) = self.voters.get(&theirs.from) else { return Ok(()) };
+        let is_same = voter.incarnation == theirs.incarnation;
+        let is_fresh = voter.boot == Some(theirs.boot) || theirs.term >= voter.term;
+        // A learner has promised nothing.
+        if is_same && is_fresh || !is_voter(members, theirs.from) {
+            return Ok(());
+        }
+        Err(Refusal::amnesia(own, theirs.from))
+    }
+
+    /// Learns what `theirs`, which was let in by node `own`, says of itself and of the others.
+    /// Answers whether any of it is to be kept.
+    pub fn learn(&mut self, own: NodeId, theirs: &Introduction, members: &MemberList) -> bool {
+        let before = self.clone();
+        for (id, incarnation) in &theirs.known {
+            if *id != own && is_voter(members, *id) {
+                let heard_of = Voter { incarnation: *incarnation, term: Term(0), boot: None };
+                self.voters.entry(*id).or_insert(heard_of);
+            }
+        }
+        if is_voter(members, theirs.from) {
+            let Introduction { incarnation, term, boot, .. } = *theirs;
+            let met = Voter { incarnation, term, boot: Some(boot) };
+            let voter = self.voters.entry(theirs.from).or_insert(met);
+            let term = voter.term.max(term);
+            *voter = Voter { term, ..met };
+        }
+        self.text() != before.text()
+    }
+
+    /// Learns that `member` remembers `term`. Answers whether that is to be kept.
+    pub fn learn_term(&mut self, member: NodeId, term: Term) -> bool {
+        match self.voters.get_mut(&member) {
+            Some(voter) if voter.term < term => {
+                voter.term = term;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The incarnations, for an introduction.
+    pub fn incarnations(&self) -> Vec<(NodeId, u64)> {
+        self.voters.iter().map(|(id, voter)| (*id, voter.incarnation)).collect()
+    }
+
+    /// The text of the file: a person can read it, and a checksum guards it.
+    pub fn encode(&self) -> String {
+        let text = self.text();
+        let crc = crc32fast::hash(text.as_bytes());
+        format!("{text}crc {crc:08x}\n")
+    }
+
+    fn text(&self) -> String {
+        let line = |(id, voter): (&NodeId, &Voter)| {
+            format!("node {id} incarnation {:016x} term {}\n", voter.incarnation, voter.term)
+        };
+        self.voters.iter().fold(FIRST_LINE.to_owned(), |text, voter| text + &line(voter))
+    }
+
+    /// Reads the text; `None` for anything that [`encode`](Known::encode) has not written.
+    pub fn decode(bytes: &[u8]) -> Option<Known> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut known = Known::default();
+        for line in text.lines().skip(1).take_while(|line| line.starts_with("node ")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["node", id, "incarnation", incarnation, "term", term] = words[..] else {
+                return None;
+            };
+            let voter = Voter {
+                incarnation: u64::from_str_radix(incarnation, 16).ok()?,
+                term: Term(term.parse().ok()?),
+                boot: None,
+            };
+            known.voters.insert(NodeId(id.parse().ok()?), voter);
+        }
+        // The text has one form only, so writing it again checks every byte, the sum included.
+        (known.encode() == text).then_some(known)
+    }
+}
+
+fn is_voter(members: &MemberList, id: NodeId) -> bool {
+    members.get(id).is_some_and(|member| member.role == Role::Voter)
+}
+
+#[cfg(test)]
+mod tests {
+    use kvorum_protocol::peer::{Lane, Reason};
+    use kvorum_protocol::{ClusterId, Member};
+
+    use super::*;
+
+    const OWN: NodeId = NodeId(1);
+
+    fn members() -> MemberList {
+        let member = |id, role| Member::parse(&format!("{id}=a:{id}/b:{id}"), role).unwrap();
+        let voters = (1..=3).map(|id| member(id, Role::Voter));
+        MemberList::new(voters.chain([member(9, Role::Learner)]).collect()).unwrap()
+    }
+
+    fn introduction(from: u16, incarnation: u64, term: u64, boot: u64) -> Introduction {
+        Introduction {
+            from: NodeId(from),
+            to: OWN,
+            lane: Lane::Control,
+            cluster: ClusterId(1),
+            incarnation,
+            boot,
+            epoch: 1,
+            members: members().fingerprint(),
+            term: Term(term),
+            has_secret: false,
+            nonce: [0; 16],
+            known: Vec::new(),
+        }
+    }
+
+    /// Whether a voter or learner is let in; if so, what it says is learnt.
+    fn lets_in(known: &mut Known, theirs: &Introduction) -> bool {
+        match known.judge(OWN, theirs, &members()) {
+            Ok(()) => {
+                known.learn(OWN, theirs, &members());
+                true
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.reason, Reason::Amnesia);
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn a_voter_with_another_directory_is_not_let_in() {
+        let mut known = Known::default();
+        assert!(lets_in(&mut known, &introduction(2, 100, 5, 1)));
+        assert!(lets_in(&mut known, &introduction(2, 100, 5, 2)));
+        assert!(!lets_in(&mut known, &introduction(2, 101, 5, 3)));
+        assert!(!lets_in(&mut known, &introduction(2, 101, 50, 2)));
+    }
+
+    #[test]
+    fn a_voter_that_remembers_less_is_not_let_in() {
+        let mut known = Known::default();
+        assert!(lets_in(&mut known, &introduction(2, 100, 5, 1)));
+        assert!(known.learn_term(NodeId(2), Term(6)));
+        assert!(!known.learn_term(NodeId(2), Term(4)));
+        assert!(!lets_in(&mut known, &introduction(2, 100, 5, 2)));
+        // The same process has only said it in another order.
+        assert!(lets_in(&mut known, &introduction(2, 100, 5, 1)));
+        assert!(!lets_in(&mut known, &introduction(2, 100, 5, 2)));
+        assert!(lets_in(&mut known, &introduction(2, 100, 6, 2)));
+        assert!(!known.learn_term(NodeId(3), Term(6)));
+    }
+
+    #[test]
+    fn what_others_know_counts_until_the_voter_is_met() {
+        let mut known = Known::default();
+        let of_others = vec![(OWN, 1), (NodeId(3), 300), (NodeId(8), 800), (NodeId(9), 900)];
+        let gossip = Introduction { known: of_others, ..introduction(2, 100, 5, 1) };
+        assert!(known.learn(OWN, &gossip, &members()));
+        assert!(!known.learn(OWN, &gossip, &members()));
+        assert_eq!(known.incarnations(), [(NodeId(2), 100), (NodeId(3), 300)]);
+        assert!(!lets_in(&mut known, &introduction(3, 301, 0, 1)));
+        let later = Introduction { known: vec![(NodeId(3), 301)], ..gossip };
+        assert!(!known.learn(OWN, &later, &members()));
+    }
+
+    #[test]
+    fn a_learner_may_come_with_anything() {
+        let mut known = Known::default();
+        assert!(lets_in(&mut known, &introduction(9, 900, 5, 1)));
+        assert!(lets_in(&mut known, &introduction(9, 901, 0, 2)));
+    }
+
+    #[test]
+    fn the_table_survives_and_no_flipped_bit_or_lost_byte_passes() {
+        let mut known = Known::default();
+        assert_eq!(Known::decode(known.encode().as_bytes()), Some(known.clone()));
+        known.learn_term(NodeId(2), Term(1));
+        known.voters.insert(NodeId(2), Voter { incarnation: 7, term: Term(3), boot: None });
+        known.voters.insert(NodeId(3), Voter { incarnation: 8, term: Term(4), boot: None });
+        let text = known.encode();
+        assert_eq!(Known::decode(text.as_bytes()), Some(known));
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Known::decode(&bytes), None, "bit {bit}");
+        }
+        for length in 0..text.len() {
+            assert_eq!(Known::decode(&text.as_bytes()[..length]), None);
+        }
+    }
+}
