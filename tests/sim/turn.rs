@@ -244,6 +244,10 @@ impl World {
         let voters = usize::from(self.options.voters);
         let op = self.clients.op(number);
         let write = op.write(voters);
+        let is_read = matches!(told, Told::Value(..) | Told::NotFound);
+        if is_read && op.is_strict() {
+            self.checks.has_applied(place, op.decided)?;
+        }
         match &told {
             Told::Written(version) | Told::Deleted(version, _) => {
                 self.checks.acknowledges(place, &write, *version)?;

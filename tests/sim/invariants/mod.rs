@@ -185,7 +185,17 @@ impl Invariants {
         })
     }
 
-    /// A node answers a read.
+    /// A node answers a linearizable read that was asked when everything up to `decided` was
+    /// decided. Stronger than linearizability, which is about one key: a read at a leader that is
+    /// none any more is found though nobody has written that key since.
+    pub fn has_applied(&self, place: Place, decided: LogIndex) -> Checked {
+        let applied = self.monotonic[place].applied;
+        ensure(applied >= decided, "a read sees what was decided before", || {
+            format!("n{} answers from index {applied}, {decided} was decided", place + 1)
+        })
+    }
+
+    /// A node answers a read with a value.
     pub fn reads(&self, place: Place, key: &[u8], version: LogIndex, value: &[u8]) -> Checked {
         let found = self.ledger.command_at(version).map(|command| command.op);
         let is_decided = found == Some(Op::Set { key, value });
