@@ -77,7 +77,8 @@ pub struct Asker {
 #[derive(Clone, Copy, Debug)]
 pub enum WriteOutcome {
     /// It is in the log at this index, which later reads of its connection wait for. The answer
-    /// comes through [`Output::replies`](crate::core::Output::replies) when W voters hold it durably.
+    /// comes through [`Output::replies`](crate::core::Output::replies) when W voters hold it
+    /// durably.
     Waiting(LogIndex),
     /// Too much is on its way to the disk: ask again when the log reports.
     Later,
