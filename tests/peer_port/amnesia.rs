@@ -1,5 +1,5 @@
-//! A voter whose data directory is gone or old must not count as the one that it was. RELIABILITY.md,
-//! A6.
+//! A voter whose data directory is gone or old must not count as the one that it was.
+//! RELIABILITY.md, A6.
 
 use std::fs;
 
@@ -89,6 +89,7 @@ fn a_learner_may_come_back_with_nothing() {
     fs::remove_dir_all(cluster.data(2)).unwrap();
     cluster.start_node(2);
     cluster.wait_until_applied(&[2]);
-    assert_eq!(cluster.text(2).ask("QUORUM r=1"), "OK");
-    assert_eq!(cluster.text(1).ask("GET still"), "VALUE works");
+    let mut client = cluster.text(2);
+    assert_eq!(client.ask("QUORUM r=1"), "OK");
+    assert_eq!(client.ask("GET still"), "VALUE works");
 }
