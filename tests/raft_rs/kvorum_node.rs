@@ -1,5 +1,6 @@
 //! A node of ours, with a disk whose syncs take time.
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{
     Answer, Instant, Node, NodeConfig, Now, Options, Output, Record, Recovery, ReplyTo,
     WriteOutcome,
@@ -17,6 +18,8 @@ pub struct KvorumNode {
     id: NodeId,
     members: MemberList,
     seed: u64,
+    /// For the test of the test.
+    bug: Option<Bug>,
     node: Node,
     now: Now,
     out: Output,
@@ -32,12 +35,13 @@ pub struct KvorumNode {
 }
 
 impl KvorumNode {
-    pub fn new(id: NodeId, members: MemberList, seed: u64) -> KvorumNode {
+    pub fn new(id: NodeId, members: MemberList, seed: u64, bug: Option<Bug>) -> KvorumNode {
         KvorumNode {
             id,
-            node: start(id, &members, seed, &[]),
+            node: start(id, &members, seed, bug, &[]),
             members,
             seed,
+            bug,
             now: Now { monotonic: Instant(0), wall_ms: 0 },
             out: Output::default(),
             records: Vec::new(),
@@ -127,7 +131,7 @@ impl KvorumNode {
         self.records.iter().for_each(|(_, record)| follow(&mut self.log, record));
         self.syncing = None;
         self.sent.clear();
-        self.node = start(self.id, &self.members, self.seed, &self.records);
+        self.node = start(self.id, &self.members, self.seed, self.bug, &self.records);
         self.turn();
     }
 
@@ -152,7 +156,13 @@ fn follow(log: &mut Vec<Entry>, record: &Record) {
     }
 }
 
-fn start(id: NodeId, members: &MemberList, seed: u64, records: &[(Lsn, Record)]) -> Node {
+fn start(
+    id: NodeId,
+    members: &MemberList,
+    seed: u64,
+    bug: Option<Bug>,
+    records: &[(Lsn, Record)],
+) -> Node {
     let mut recovery = Recovery::new(seed);
     for (lsn, record) in records {
         match record {
@@ -165,5 +175,9 @@ fn start(id: NodeId, members: &MemberList, seed: u64, records: &[(Lsn, Record)])
         }
     }
     let config = NodeConfig { seed, ..NodeConfig::new(id, members.clone()) };
-    Node::new(config, recovery, LOG_ROOM_BYTES)
+    let mut node = Node::new(config, recovery, LOG_ROOM_BYTES);
+    if let Some(bug) = bug {
+        node.seed_bug(bug);
+    }
+    node
 }

@@ -1,6 +1,7 @@
 //! A node of theirs: raft-rs over its storage in memory, which is durable at once.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use kvorum_protocol::NodeId;
@@ -22,6 +23,8 @@ pub struct RaftRsNode {
     node: RawNode<MemStorage>,
     dictionary: Rc<RefCell<Dictionary>>,
     acknowledged: Acknowledged,
+    /// Who has to answer a heartbeat.
+    awaited: BTreeSet<NodeId>,
     pub sent: Vec<(NodeId, Message)>,
     /// What was committed, also in earlier lives.
     pub committed: Vec<Entry>,
@@ -46,6 +49,7 @@ impl RaftRsNode {
             node: start(id, storage),
             dictionary,
             acknowledged: Acknowledged::default(),
+            awaited: BTreeSet::new(),
             sent: Vec::new(),
             committed: Vec::new(),
         }
@@ -66,7 +70,9 @@ impl RaftRsNode {
 
     pub fn receive(&mut self, from: NodeId, message: &Message) {
         let mut dictionary = self.dictionary.borrow_mut();
-        let theirs = to_theirs(&mut dictionary, self.acknowledged, from, self.id, message);
+        let is_ack = matches!(message, Message::Ack { .. });
+        let answers = is_ack && self.awaited.remove(&from);
+        let theirs = to_theirs(&mut dictionary, self.acknowledged, answers, from, self.id, message);
         drop(dictionary);
         for message in theirs {
             self.node.step(message).expect("raft-rs takes the message");
@@ -126,7 +132,11 @@ impl RaftRsNode {
         let dictionary = self.dictionary.borrow();
         for theirs in messages {
             let to = NodeId(u16::try_from(theirs.to).expect("a node"));
-            self.sent.push((to, to_ours(&dictionary, &mut self.acknowledged, &theirs)));
+            let ours = to_ours(&dictionary, &mut self.acknowledged, &theirs);
+            if let Message::Heartbeat { .. } = ours {
+                self.awaited.insert(to);
+            }
+            self.sent.push((to, ours));
         }
     }
 

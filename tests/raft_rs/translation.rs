@@ -5,7 +5,8 @@
 //!   the same. What bytes an entry of theirs has as a batch follows from the entries before it, as
 //!   batches are a chain: that is settled when the entry enters the log of one of theirs.
 //! - Our follower says how far it is in memory and how far durably, in one message for all; theirs
-//!   says the latter, and answers heartbeats with another.
+//!   says the latter, and answers heartbeats with another. Their leader sends something at each
+//!   answer to a heartbeat, so no more of ours may pass for one than it has sent.
 //! - Our leader names what is committed, and the follower takes that as far as its log is known to
 //!   be the leader's. Theirs names to each follower no more than that one has acknowledged, and their
 //!   follower relies on it.
@@ -94,6 +95,7 @@ impl Acknowledged {
 pub fn to_theirs(
     dictionary: &mut Dictionary,
     acknowledged: Acknowledged,
+    answers_heartbeat: bool,
     from: NodeId,
     to: NodeId,
     message: &Message,
@@ -144,7 +146,9 @@ pub fn to_theirs(
         },
         Message::Ack { durable, .. } => {
             let answer = new(MessageType::MsgHeartbeatResponse, none, no_term);
-            return vec![new(MessageType::MsgAppendResponse, *durable, no_term), answer];
+            let mut both = vec![new(MessageType::MsgAppendResponse, *durable, no_term)];
+            both.extend(answers_heartbeat.then_some(answer));
+            return both;
         }
         Message::TimeoutNow { .. } => new(MessageType::MsgTimeoutNow, none, no_term),
         // Nobody reads here.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{Instant, Now, Output, Record, Recovery};
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Member, MemberList, NodeId, Role};
@@ -99,8 +100,11 @@ pub struct World {
     lost: u32,
     twice: u32,
     delay_ms: u64,
+    sync_ms: u64,
     /// Nothing passes to and from this one until then.
     cut_off: (NodeId, u64),
+    /// Whether clients write.
+    writes: bool,
     next_value: u64,
     /// Who led each term, and whether that is one of ours.
     leaders: BTreeMap<u64, (NodeId, bool)>,
@@ -109,7 +113,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> World {
+    pub fn new(seed: u64, bug: Option<Bug>) -> World {
         let member = |id: NodeId| Member {
             id,
             role: Role::Voter,
@@ -130,7 +134,9 @@ impl World {
                     let node = RaftRsNode::new(id, &IDS, own_seed, Rc::clone(&dictionary));
                     Kind::RaftRs(Box::new(node))
                 }
-                false => Kind::Kvorum(Box::new(KvorumNode::new(id, members.clone(), own_seed))),
+                false => {
+                    Kind::Kvorum(Box::new(KvorumNode::new(id, members.clone(), own_seed, bug)))
+                }
             };
             Node { kind, down_until: 0, sync_at: 0, seen: 0 }
         };
@@ -142,7 +148,9 @@ impl World {
             lost: rng.random_range(0..20),
             twice: rng.random_range(0..20),
             delay_ms: rng.random_range(1..60),
+            sync_ms: rng.random_range(1..200),
             cut_off: (IDS[0], 0),
+            writes: true,
             next_value: 1,
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -157,17 +165,21 @@ impl World {
         }
     }
 
-    /// All faults end: the three have to agree on everything before long, and go on. What has
-    /// happened.
+    /// All faults end: the three have to go on before long, and to agree on everything when nobody
+    /// writes any more. What has happened.
     pub fn end(&mut self) -> Tally {
         (self.lost, self.twice, self.cut_off.1) = (0, 0, 0);
         let end = self.now + PATIENCE_MS;
-        let before = self.committed.len();
-        while self.now < end && !(self.agree() && self.committed.len() > before + 10) {
+        let enough = self.committed.len() + 10;
+        while self.now < end && self.committed.len() < enough {
+            self.step();
+        }
+        assert!(self.committed.len() >= enough, "seed {}: they do not go on", self.seed);
+        self.writes = false;
+        while self.now < end && !self.agree() {
             self.step();
         }
         assert!(self.agree(), "seed {}: they do not agree before long", self.seed);
-        assert!(self.committed.len() > before + 10, "seed {}: they do not go on", self.seed);
         self.check_acknowledged();
         let mut tally = Tally::default();
         for (_, is_ours) in self.leaders.values() {
@@ -207,8 +219,8 @@ impl World {
     fn go_wrong(&mut self) {
         let at = self.rng.random_range(0..IDS.len());
         match self.rng.random_range(0..300) {
-            0 => {
-                let down_ms = self.rng.random_range(STEP_MS..1500);
+            0..=2 => {
+                let down_ms = self.rng.random_range(STEP_MS..1000);
                 self.nodes[at].down_until = self.now + down_ms;
                 self.flights.retain(|flight| flight.from != IDS[at] && flight.to != IDS[at]);
                 let kept = self.rng.random_range(0..3);
@@ -218,8 +230,8 @@ impl World {
                 }
                 self.join(IDS[at]);
             }
-            1 | 2 => self.cut_off = (IDS[at], self.now + self.rng.random_range(100..2000)),
-            3 => match &mut self.nodes[at].kind {
+            3..=5 => self.cut_off = (IDS[at], self.now + self.rng.random_range(100..2000)),
+            6 => match &mut self.nodes[at].kind {
                 Kind::Kvorum(node) => node.transfer(),
                 Kind::RaftRs(node) => node.transfer(IDS[(at + 1) % IDS.len()]),
             },
@@ -257,7 +269,7 @@ impl World {
                 Kind::Kvorum(node) => node.tick(now),
                 Kind::RaftRs(node) => node.tick(),
             }
-            if self.rng.random_range(0..4) == 0 {
+            if self.writes && self.rng.random_range(0..4) == 0 {
                 self.nodes[at].propose(self.next_value);
                 self.next_value += 1;
             }
@@ -268,7 +280,7 @@ impl World {
 
     fn sync(&mut self, at: usize) {
         let now = self.now;
-        let took = self.rng.random_range(0..40);
+        let took = self.rng.random_range(0..self.sync_ms);
         let node = &mut self.nodes[at];
         let Kind::Kvorum(kvorum) = &mut node.kind else { return };
         match kvorum.syncing {
