@@ -109,13 +109,18 @@ impl ClientFlags {
     /// final. While there is no leader it asks again, as long as there is time.
     pub(super) fn call(&self, request: &Request<'_>) -> Result<Reply, ClientError> {
         let deadline = self.deadline();
+        let mut last_reason = None;
         loop {
             match self.round(request, deadline) {
+                // The time was over in the middle of this round: it says less than the last one.
+                Round::Final(Err(ClientError::NoServer(_)))
+                    if last_reason.is_some() && Instant::now() >= deadline => {}
                 Round::Final(result) => return result,
-                Round::AskAgain(reason) if Instant::now() + ROUND_INTERVAL >= deadline => {
-                    return Err(reason);
-                }
-                Round::AskAgain(_) => pause(),
+                Round::AskAgain(reason) => last_reason = Some(reason),
+            }
+            match last_reason.take_if(|_| Instant::now() + ROUND_INTERVAL >= deadline) {
+                Some(reason) => return Err(reason),
+                None => pause(),
             }
         }
     }

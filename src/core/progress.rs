@@ -29,8 +29,8 @@ enum Mode {
 
 /// How far one other member is, as its leader knows it.
 ///
-/// Invariants: `durable <= matched < next`; `durable` never goes back in a term, `matched` does
-/// when the member has crashed.
+/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term,
+/// `matched` does when the member has crashed.
 #[derive(Debug)]
 pub struct Progress {
     /// Who.
@@ -144,7 +144,8 @@ impl Progress {
         }
         self.matched = self.matched.max(matched);
         self.durable = self.durable.max(durable);
-        if matches!(self.mode, Mode::Probe { asked: Some(asked) } if asked <= self.matched) {
+        // What was known before is no answer: a member that has crashed may not know it any more.
+        if matches!(self.mode, Mode::Probe { asked: Some(asked) } if asked <= matched) {
             self.mode = Mode::Stream;
             self.next = self.matched.next();
         }
@@ -162,10 +163,16 @@ impl Progress {
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
     pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
-        let is_stale = prev <= self.durable
+        // A voter keeps what it has said to be durable. A learner has promised nothing, and may
+        // come back with an empty directory.
+        let is_durable = prev <= self.durable;
+        let is_stale = is_durable && self.is_voter
             || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
         if is_stale {
             return;
+        }
+        if is_durable {
+            self.durable = LogIndex(0);
         }
         self.probe(now);
         self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.durable).next();
@@ -182,5 +189,31 @@ impl Progress {
             self.probe(now);
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member comes back from a crash with all entries, but without the knowledge that they are
+    /// the leader's. Only the answer to the question can tell it.
+    #[test]
+    fn a_member_that_has_crashed_is_asked_until_it_has_answered() {
+        let (start, timeout) = (Instant(0), Duration::from_millis(300));
+        let mut member = Progress::new(NodeId(2), true, LogIndex(1), start);
+        assert_eq!(member.probe_due(), Some(LogIndex(0)));
+        member.acknowledge(LogIndex(0), LogIndex(0), start);
+        member.sent(LogIndex(9), 100, start);
+        member.acknowledge(LogIndex(9), LogIndex(9), start);
+        member.probe(start);
+        assert_eq!(member.probe_due(), Some(LogIndex(9)));
+        // The question is lost, and a heartbeat is answered.
+        member.acknowledge(LogIndex(5), LogIndex(5), start);
+        assert_eq!(member.next_to_send(), None);
+        member.check(start.after(timeout), timeout);
+        assert_eq!(member.probe_due(), Some(LogIndex(9)));
+        member.acknowledge(LogIndex(9), LogIndex(9), start);
+        assert_eq!(member.next_to_send(), Some(LogIndex(10)));
     }
 }

@@ -199,6 +199,8 @@ struct LogLoop {
     unsynced_since: Option<Instant>,
     /// Staged, but the disk had no room for it.
     waits_for_room: bool,
+    /// A term or vote is staged or written, and not synced.
+    has_vote: bool,
     told: Option<News>,
 }
 
@@ -219,6 +221,7 @@ impl LogLoop {
             waker,
             unsynced_since: None,
             waits_for_room: false,
+            has_vote: false,
             told: None,
         }
     }
@@ -262,6 +265,13 @@ impl LogLoop {
                 return Ok(false);
             }
             Err(error) => return Err(error),
+        }
+        // Terms and votes are synced always. Whoever relaxes --fsync gives up writes, not the rule
+        // that a term has one leader; and a node that has forgotten a term is not let in again.
+        if std::mem::take(&mut self.has_vote) {
+            self.writer.sync()?;
+            self.unsynced_since = None;
+            return Ok(true);
         }
         match self.fsync {
             Fsync::Always => _ = self.writer.sync()?,

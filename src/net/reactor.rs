@@ -6,6 +6,7 @@
 //! 3. read every ready connection once, and serve all the requests that are there;
 //! 4. seal the writes of the turn into one batch, and hand it to the log thread and the members;
 //! 5. if nobody reads, wait for the disk a little: most often that is quicker than another turn.
+//!    A leader of others does not: it waits for them.
 //!
 //! Events are edge-triggered: what is not drained is remembered in `queue`, and the next turn
 //! does not sleep.
@@ -211,9 +212,14 @@ impl Reactor {
         self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
+        if self.peers.is_some() {
+            // What reads ask the other members leaves in their own turn.
+            self.speak(&now);
+        }
         let submitted = self.submit(&now);
         self.flush_peers(&now);
-        if submitted && self.queue.is_empty() && !self.reads_come(&now) {
+        let waits_for_others = self.peers.is_some() && self.node.leads();
+        if submitted && self.queue.is_empty() && !waits_for_others && !self.reads_come(&now) {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
                 self.take_news(news, &now);

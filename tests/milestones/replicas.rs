@@ -108,7 +108,7 @@ fn m3_replicas_answer_reads_and_refuse_writes_with_a_redirect() {
         assert_eq!(replica.ask("WHO_IS_LEADER"), leader);
     }
     assert_eq!(cluster.text(PRIMARY).ask("GET k9"), "VALUE v9");
-    // Possibly stale: a replica that lacks the last write answers what it has, if that is asked for.
+    // Possibly stale: whatever a replica lacks, it answers with what it has, if that is asked for.
     cluster.wait_until_applied(&[2, 3]);
     cluster.kill(PRIMARY);
     assert_eq!(local(&cluster, 2).ask("GET k9"), "VALUE v9");

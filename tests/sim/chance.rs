@@ -60,6 +60,14 @@ impl Chance {
         wait.min(mean.saturating_mul(10))
     }
 
+    /// Any number from `low` to `high`, each order of magnitude as likely as the others.
+    pub fn magnitude(&mut self, low: u64, high: u64) -> u64 {
+        let exponent = self.0.random_range((low as f64).ln()..=(high as f64).ln());
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let drawn = exponent.exp() as u64;
+        drawn.clamp(low, high)
+    }
+
     /// A seed for something of its own.
     pub fn seed(&mut self) -> u64 {
         self.0.random()

@@ -16,6 +16,9 @@
 //!   `KVORUM_SIM_LINES` says;
 //! - `KVORUM_SIM_SEEDS=0..100` runs these;
 //! - `KVORUM_SIM_FOREVER=1` runs until it is stopped, from a seed that the clock gives.
+//!
+//! [`seeded_bugs`] builds known bugs into the core, one after the other, and finds each. With
+//! `KVORUM_SIM_BUG=VotesTwice` all of the above runs with that one.
 
 // Parts of these are for other tests.
 #[allow(dead_code)]
@@ -44,14 +47,17 @@ mod node;
 mod options;
 mod queue;
 mod runner;
+mod seeded_bugs;
 mod trace;
 mod turn;
 mod world;
 
 use std::ops::Range;
 
+use kvorum::core::seeded::Bug;
+
 /// The short form.
-const SEEDS: Range<u64> = 0..1500;
+const SEEDS: Range<u64> = 0..2500;
 
 /// How many events a failure shows.
 const LINES: usize = 60;
@@ -71,11 +77,18 @@ fn seeds(text: &str) -> Range<u64> {
     parsed.unwrap_or_else(|| panic!("KVORUM_SIM_SEEDS={text}: it is written 0..100"))
 }
 
+/// The bug that the environment asks for.
+fn bug() -> Option<Bug> {
+    let name = variable("KVORUM_SIM_BUG")?;
+    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    Some(bug.unwrap_or_else(|| panic!("KVORUM_SIM_BUG={name}: one of {:?}", Bug::ALL)))
+}
+
 fn run(seeds: Range<u64>, progress: impl FnMut(&runner::Total) + Send) {
-    match runner::run(seeds, progress) {
+    match runner::run(seeds, bug(), progress) {
         Ok(total) => println!("{total}"),
         Err(failed) => {
-            let story = runner::replay(failed.seed, LINES);
+            let story = runner::replay(failed.seed, bug(), LINES);
             let is_same = story.result.as_ref().err() == Some(&failed.violation);
             println!("{story}");
             assert!(is_same, "it did not fail again in the same way: {failed:?}");
@@ -106,10 +119,11 @@ fn whole_clusters_keep_every_promise() {
 /// Nothing but the seed decides what happens.
 #[test]
 fn the_same_seed_is_the_same_world() {
+    let replay = |seed| runner::replay(seed, None, LINES);
     for seed in 0..8 {
-        let (once, again) = (runner::replay(seed, LINES), runner::replay(seed, LINES));
+        let (once, again) = (replay(seed), replay(seed));
         assert_eq!(once.hash, again.hash, "seed {seed}");
-        assert_ne!(once.hash, runner::replay(seed + 1, LINES).hash);
+        assert_ne!(once.hash, replay(seed + 1).hash);
     }
 }
 
@@ -118,7 +132,7 @@ fn the_same_seed_is_the_same_world() {
 fn replay() {
     let Some(seed) = variable("KVORUM_SIM_SEED") else { return };
     let lines = variable("KVORUM_SIM_LINES").map_or(LINES, |lines| number(&lines));
-    let story = runner::replay(number(&seed), lines);
+    let story = runner::replay(number(&seed), bug(), lines);
     println!("{story}");
     assert!(story.result.is_ok(), "seed {seed} fails");
 }

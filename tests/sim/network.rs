@@ -2,7 +2,7 @@
 //! that lose, repeat, delay and reorder what they carry.
 
 use crate::chance::Chance;
-use crate::options::NetworkOptions;
+use crate::options::{NetworkOptions, STRAY_MAX};
 use crate::queue::{MICROSECOND, Time};
 
 /// The least time that any message takes.
@@ -88,7 +88,7 @@ impl Network {
 
     /// When a message arrives that leaves now: never, once or twice.
     pub fn send(&mut self, chance: &mut Chance, now: Time, from: Place, to: Place) -> Vec<Time> {
-        let NetworkOptions { delay, reorders, loss, duplication } = self.options;
+        let NetworkOptions { delay, reorders, loss, duplication, strays } = self.options;
         let link = self.link(from, to);
         if link.cut || chance.happens(loss) {
             return Vec::new();
@@ -96,7 +96,11 @@ impl Network {
         let copies = if chance.happens(duplication) { 2 } else { 1 };
         let arrivals: Vec<Time> = (0..copies)
             .map(|_| {
-                let mut at = (now + DELAY_MIN + chance.wait(delay)).max(link.clogged_until);
+                let delay = match chance.happens(strays) {
+                    true => chance.between(0, STRAY_MAX),
+                    false => chance.wait(delay),
+                };
+                let mut at = (now + DELAY_MIN + delay).max(link.clogged_until);
                 if !reorders {
                     at = at.max(link.last_arrival);
                 }
@@ -143,7 +147,7 @@ impl Network {
         for link in &mut self.links {
             (link.clogged_until, link.last_arrival) = (0, 0);
         }
-        (self.options.loss, self.options.duplication) = (0.0, 0.0);
+        (self.options.loss, self.options.duplication, self.options.strays) = (0.0, 0.0, 0.0);
         self.options.delay = self.options.delay.min(1000 * MICROSECOND);
     }
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 
+/// A message that went astray arrives at the latest after so long.
+pub const STRAY_MAX: Time = 5 * SECOND;
+
 /// A world, before it begins.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -41,6 +44,10 @@ pub struct ClientOptions {
     pub patience: Time,
     /// Of 100 operations, how many are reads.
     pub reads_percent: u64,
+    /// How often a read asks anybody instead of the leader, as far as the client knows.
+    pub roaming_reads: f64,
+    /// How often a write does.
+    pub roaming_writes: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +58,8 @@ pub struct NetworkOptions {
     pub reorders: bool,
     pub loss: f64,
     pub duplication: f64,
+    /// How often a message takes up to [`STRAY_MAX`].
+    pub strays: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -124,13 +133,15 @@ impl ClientOptions {
         let count = u32::try_from(chance.between(1, 8)).expect("it is small");
         ClientOptions {
             count,
-            keys: u32::try_from(chance.between(1, 8)).expect("it is small"),
+            keys: chance.one_of(&[1, 1, 2, 3, 5, 8]),
             relaxed: chance.happens(0.5),
             depth: chance.one_of(&[1, 1, 2, 4, 8]),
             // All clients together, so that histories and logs stay of one size.
-            think: u64::from(count) * chance.between(15, 60) * MILLISECOND,
+            think: u64::from(count) * chance.magnitude(8, 60) * MILLISECOND,
             patience: chance.between(200, 6000) * MILLISECOND,
             reads_percent: chance.one_of(&[20, 50, 50, 80]),
+            roaming_reads: chance.one_of(&[0.3, 0.9]),
+            roaming_writes: chance.one_of(&[0.05, 0.4]),
         }
     }
 }
@@ -139,9 +150,12 @@ impl NetworkOptions {
     fn draw(chance: &mut Chance) -> NetworkOptions {
         let slow = chance.happens(0.5);
         let delay = if slow { chance.between(1, 100) * MILLISECOND } else { 100 * MICROSECOND };
+        let reorders = chance.happens(0.5);
+        let strays = if reorders && chance.happens(0.5) { chance.fraction(0.0, 0.05) } else { 0.0 };
         NetworkOptions {
             delay,
-            reorders: chance.happens(0.5),
+            reorders,
+            strays,
             loss: if chance.happens(0.5) { chance.fraction(0.0, 0.3) } else { 0.0 },
             duplication: if chance.happens(0.5) { chance.fraction(0.0, 0.5) } else { 0.0 },
         }
@@ -161,8 +175,9 @@ impl DiskOptions {
 
 impl Faults {
     fn draw(chance: &mut Chance) -> Faults {
+        // Each order of magnitude as likely as the others.
         let class = |chance: &mut Chance| {
-            chance.happens(0.5).then(|| chance.between(500, 10_000) * MILLISECOND)
+            chance.happens(0.5).then(|| chance.magnitude(200 * MILLISECOND, 15 * SECOND))
         };
         Faults {
             crash: class(chance).map(|every| Crashes {

@@ -8,6 +8,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
+use kvorum::core::seeded::Bug;
+
 use crate::invariants::Violation;
 use crate::queue::SECOND;
 use crate::trace::Trace;
@@ -45,8 +47,8 @@ fn catch_panics() {
 const WORLDS: &str = "worlds";
 
 /// Runs one world. A broken assertion of the code under test is a broken rule too.
-fn live(seed: u64, trace: Trace) -> (Result<Tally, Violation>, World) {
-    let mut world = World::new(seed, trace);
+fn live(seed: u64, bug: Option<Bug>, trace: Trace) -> (Result<Tally, Violation>, World) {
+    let mut world = World::new(seed, bug, trace);
     let lived = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
     let result = lived.unwrap_or_else(|_| {
         let what = PANIC.with_borrow(Clone::clone);
@@ -65,9 +67,9 @@ fn among_worlds<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs one seed for people: what it is, how it ends, and so many of the last events before.
-pub fn replay(seed: u64, lines_max: usize) -> Story {
+pub fn replay(seed: u64, bug: Option<Bug>, lines_max: usize) -> Story {
     among_worlds(|| {
-        let (result, world) = live(seed, Trace::of_lines(lines_max));
+        let (result, world) = live(seed, bug, Trace::of_lines(lines_max));
         Story {
             seed,
             result,
@@ -102,8 +104,13 @@ impl fmt::Display for Story {
     }
 }
 
-/// Runs all seeds, as many at once as there are processors. Stops at the first that fails.
-pub fn run(seeds: Range<u64>, mut progress: impl FnMut(&Total) + Send) -> Result<Total, Failed> {
+/// Runs all seeds, as many at once as there are processors. Stops at the first that fails, which is
+/// the lowest: all before it have begun by then, and are brought to their end.
+pub fn run(
+    seeds: Range<u64>,
+    bug: Option<Bug>,
+    mut progress: impl FnMut(&Total) + Send,
+) -> Result<Total, Failed> {
     catch_panics();
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
@@ -117,7 +124,7 @@ pub fn run(seeds: Range<u64>, mut progress: impl FnMut(&Total) + Send) -> Result
                     if seed >= seeds.end {
                         break;
                     }
-                    let (result, _) = live(seed, Trace::default());
+                    let (result, _) = live(seed, bug, Trace::default());
                     let mut total = total.lock().expect("nobody panics with it");
                     let (sum, failed, progress) = &mut *total;
                     match result {

@@ -5,8 +5,10 @@
 
 use std::time::Instant;
 
+use kvorum::core::Fetch;
+use kvorum::core::seeded::Bug;
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, LogIndex, Member, MemberList, NodeId, Role};
+use kvorum_protocol::{Member, MemberList, NodeId, Role};
 
 use crate::chance::Chance;
 use crate::clients::{Clients, OpNumber, Told};
@@ -42,13 +44,11 @@ pub enum Event {
     Synced(Place, u32),
     /// The log of this life wants to be tended.
     Tend(Place, u32),
-    /// A part of the log is read back.
-    Read {
+    /// A part of the log is read back by the process of this life.
+    ReadBack {
         place: Place,
         life: u32,
-        member: NodeId,
-        from: LogIndex,
-        batches: Vec<Batch>,
+        fetch: Fetch,
     },
     /// Two nodes try to connect.
     Connect(Place, Place),
@@ -98,6 +98,8 @@ pub struct World {
     /// Counts the partitions.
     pub partitions: u32,
     pub tally: Tally,
+    /// Every core has this one.
+    pub bug: Option<Bug>,
 }
 
 /// What a world has been through.
@@ -115,7 +117,7 @@ pub struct Tally {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: Trace) -> World {
+    pub fn new(seed: u64, bug: Option<Bug>, trace: Trace) -> World {
         let mut chance = Chance::new(seed);
         let options = Options::draw(&mut chance);
         let nodes = usize::from(options.members());
@@ -139,6 +141,7 @@ impl World {
             ending: Ending::Trouble,
             partitions: 0,
             tally: Tally::default(),
+            bug,
             chance,
             options,
         }
@@ -175,11 +178,7 @@ impl World {
             }
             Event::Synced(place, life) => self.synced(place, life)?,
             Event::Tend(place, life) => self.tend(place, life)?,
-            Event::Read { place, life, member, from, batches } => {
-                if self.machines[place].life == life {
-                    self.give(place, Input::Fetched(member, from, batches));
-                }
-            }
+            Event::ReadBack { place, life, fetch } => self.read_back(place, life, &fetch)?,
             Event::Connect(one, other) => self.connect(one, other),
             Event::Refused { place, gone, life } => {
                 if self.machines[place].life == life && !self.machines[gone].is_up() {

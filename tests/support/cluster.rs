@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kvorum_protocol::{Member, MemberList, Role};
 
 use super::client::Text;
 use super::server::{Exit, Server};
@@ -144,6 +146,33 @@ impl Cluster {
         &self.nodes[id - 1].place.client
     }
 
+    /// Where a node serves its peers, whether or not it runs.
+    pub fn peer_address(&self, id: usize) -> &str {
+        let (_, peer) = self.members[2 * id - 1].split_once('/').expect("a member has both");
+        peer
+    }
+
+    /// The member list, as every node is told it.
+    pub fn member_list(&self) -> MemberList {
+        let parse = |pair: &[String]| {
+            let role = if pair[0] == "--member" { Role::Voter } else { Role::Learner };
+            Member::parse(&pair[1], role).expect("a member")
+        };
+        MemberList::new(self.members.chunks(2).map(parse).collect()).expect("a list of members")
+    }
+
+    /// Starts a node that will not live, and waits for its end.
+    pub fn start_in_vain(&mut self, id: usize) -> Exit {
+        match self.try_start(id, &[]) {
+            Err(exit) => exit,
+            Ok(()) => {
+                let exit = self.node_mut(id).wait();
+                self.nodes[id - 1].server = None;
+                exit
+            }
+        }
+    }
+
     /// The addresses of all nodes, as `--servers` takes them.
     pub fn servers(&self) -> String {
         let addresses: Vec<&str> =
@@ -236,17 +265,17 @@ impl Drop for Cluster {
 /// An address that nobody listens on. Below the ports that the kernel gives to outgoing
 /// connections, so that it stays free until a node takes it, and takes it again.
 fn free_address() -> String {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 22_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     // Tests of other processes begin elsewhere.
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    let start = std::process::id().wrapping_mul(97);
     loop {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(next < COUNT, "there is no free port");
-        let port = FIRST + ((u32::from(start) * 97 + u32::from(next)) % u32::from(COUNT)) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", FIRST + start.wrapping_add(next) % COUNT);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
         }
     }
 }

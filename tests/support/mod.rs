@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod linearizable;
+pub mod package;
 pub mod register;
 pub mod resources;
 pub mod server;

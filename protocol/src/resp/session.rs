@@ -84,7 +84,7 @@ impl Session {
         *place = name.into();
     }
 
-    /// `RESET`: back to RESP2, no name and `READWRITE`. What the library said of itself stays, as in
+    /// `RESET`: back to RESP2, no name, `READWRITE`. What the library said of itself stays, as in
     /// Redis.
     pub(super) fn reset(&mut self) {
         self.version = Version::Resp2;

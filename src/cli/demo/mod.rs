@@ -192,16 +192,19 @@ there. Ctrl-C stops everything.\n\n"
     fn stop(&mut self) {
         let deadline = Instant::now() + STOP_PATIENCE;
         self.nodes.iter().for_each(Node::terminate);
-        while self.nodes.iter().any(|node| node.pid().is_some()) {
-            // An error leaves only one way to be sure.
-            let failed = self.nodes.iter_mut().any(|node| node.take_exit().is_err());
+        // A node that ends is a signal.
+        while self.any_is_left() {
             let left = deadline.saturating_duration_since(Instant::now());
-            if failed || left.is_zero() {
+            if self.events.recv_timeout(left).is_err() {
                 break;
             }
-            // A node that ends is a signal.
-            let _ = self.events.recv_timeout(left);
         }
         self.nodes.iter_mut().for_each(Node::kill);
+    }
+
+    /// Whether there is still a process. An error counts as none: all are killed in the end.
+    fn any_is_left(&mut self) -> bool {
+        let mut exits = self.nodes.iter_mut().map(Node::take_exit);
+        exits.all(|exit| exit.is_ok()) && self.nodes.iter().any(|node| node.pid().is_some())
     }
 }

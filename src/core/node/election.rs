@@ -133,6 +133,8 @@ impl Node {
         self.asks.void(|to| refuse(replies, to, Refusal::NoLeader));
         let others = self.config.members.members().iter().filter(|m| m.id != self.config.id);
         let leading = Leading::new(others, next, self.now, self.config.election_timeout);
+        #[cfg(feature = "seeded-bugs")]
+        let leading = self.with_kept_rounds(leading);
         self.leading = Some(Box::new(leading));
         self.send_heartbeats();
     }
@@ -158,6 +160,9 @@ impl Node {
         if !waiters_survive {
             self.writes.drain().for_each(|to| refuse(replies, to, Refusal::LeaderChanged));
         }
+        #[cfg(feature = "seeded-bugs")]
+        let leading = self.keep_rounds(leading);
+        let replies = &mut self.replies;
         leading.rounds.void(|to, refusal| refuse(replies, to, refusal));
         self.reads.void_conditional(|to| refuse(replies, to, Refusal::NoLeader));
         // Nobody has seen these: they are not even on their way to this node's own disk.
@@ -165,6 +170,22 @@ impl Node {
         self.following.matched = self.log.committed();
         self.raft.become_follower(None);
         self.postpone_election();
+    }
+
+    /// Only for the bug of reads that survive leadership.
+    #[cfg(feature = "seeded-bugs")]
+    fn keep_rounds(&mut self, mut leading: Leading) -> Leading {
+        if has_bug!(self, ReadsSurviveLeadership) {
+            self.kept_rounds = Some(std::mem::take(&mut leading.rounds));
+        }
+        leading
+    }
+
+    /// The other half of that bug.
+    #[cfg(feature = "seeded-bugs")]
+    fn with_kept_rounds(&mut self, mut leading: Leading) -> Leading {
+        leading.rounds = self.kept_rounds.take().unwrap_or_default();
+        leading
     }
 
     /// Whether a leader was heard so recently that nobody may be elected in its place (Raft

@@ -98,6 +98,9 @@ pub struct Node {
     reads_missed: u64,
     #[cfg(feature = "seeded-bugs")]
     seeded_bug: Option<super::seeded::Bug>,
+    /// Reads of a leadership that is over; only that bug keeps any.
+    #[cfg(feature = "seeded-bugs")]
+    kept_rounds: Option<super::rounds::Rounds>,
 }
 
 /// Whether a bug is switched on that the simulator must find. Never, unless for its tests.
@@ -152,6 +155,8 @@ impl Node {
             reads_missed: 0,
             #[cfg(feature = "seeded-bugs")]
             seeded_bug: None,
+            #[cfg(feature = "seeded-bugs")]
+            kept_rounds: None,
             rng,
             config,
         };
@@ -373,6 +378,13 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
+    }
+
+    /// Whether it leads, ready or not.
+    #[inline]
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.raft.is_leader()
     }
 
     /// Whether there is no other member.

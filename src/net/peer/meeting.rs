@@ -243,8 +243,8 @@ impl Peers {
         }
     }
 
-    /// Decides whether the other side, which is who it says, is welcome. If so, it is let in as soon
-    /// as what it says of itself is durable here: it must not be forgotten before it counts.
+    /// Decides whether the other side, which is who it says, is welcome. If so, it is let in as
+    /// soon as what it says of itself is durable here: it must not be forgotten before it counts.
     fn judge(
         &mut self,
         link: &mut Link,

@@ -51,6 +51,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// A leader decides by entries of its own term alone (Raft paper, section 5.4.2 and figure 8):
+    /// those before them are decided with them.
+    pub fn ends_with_own_term(&self, place: Place, term: Term) -> Checked {
+        let Some(last) = self.decided.last().map(|decided| decided.batch.header()) else {
+            return Ok(());
+        };
+        ensure(last.term == term, "a leader decides by its own entries", || {
+            format!("n{} leads term {term} and commits {last:?}", place + 1)
+        })
+    }
+
     /// Leader completeness: a leader has everything that was decided in an earlier term.
     pub fn is_complete_in(&self, place: Place, term: Term, log: &LogImage) -> Checked {
         let mut earlier = self.decided.iter().rev().filter(|decided| decided.in_term < term);

@@ -178,7 +178,8 @@ fn numbers_that_no_node_reaches_are_refused() {
 fn a_length_is_judged_before_anything_waits_for_it() {
     let mut heartbeat =
         encoded(&Message::Heartbeat { term: Term(5), commit: LogIndex(1), round: 3 }).to_vec();
-    heartbeat[4..8].copy_from_slice(&(SMALL_FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
+    let length = u32::try_from(SMALL_FRAME_BYTES_MAX + 1).unwrap();
+    heartbeat[4..8].copy_from_slice(&length.to_le_bytes());
     let limit = SMALL_FRAME_BYTES_MAX;
     let too_large = Err(DecodeError::TooLarge { what: "frame", limit });
     assert_eq!(frame_bytes(&heartbeat, Phase::Open), too_large);
@@ -222,7 +223,10 @@ fn any_message() -> impl Strategy<Value = Message> {
                 1 => Message::PreVoteReply { term, granted: flag },
                 2 => Message::VoteRequest { term, last, last_term, is_transfer: flag },
                 3 => Message::VoteReply { term, granted: flag },
-                4 => Message::Append(append(a % 1000, b as usize % 4, 1 + c as usize % 5)),
+                4 => {
+                    let few = |number: u64| usize::try_from(number % 4).unwrap();
+                    Message::Append(append(a % 1000, few(b), 1 + few(c)))
+                }
                 5 => Message::AppendReject {
                     term,
                     prev: LogIndex(b.max(c)),
