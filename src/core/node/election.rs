@@ -25,6 +25,7 @@ impl Node {
     /// was refused. Not to be called for what may be the network.
     pub fn member_lost(&mut self, now: &Now, member: NodeId) {
         self.now = now.monotonic;
+        self.raft.lose(member);
         if self.raft.is_leader() || self.raft.leader() != Some(member) {
             return;
         }
@@ -260,8 +261,9 @@ impl Node {
         }
         self.raft.refuse(from);
         if self.raft.is_refused() {
-            // The votes are split, or another's log is longer. There is nothing to wait for; the
-            // next attempt begins with a pre-vote, which disturbs nobody.
+            // The votes are split, most often among those whom a crashed leader has left, or
+            // another's log is longer. There is nothing to wait for; the next attempt begins with
+            // a pre-vote, which disturbs nobody.
             let wait = self.rng.random_range(LOST_LEADER_WAIT_MAX..SPLIT_VOTE_WAIT_MAX);
             self.election_deadline = Some(self.now.after(wait));
         }
