@@ -79,6 +79,9 @@ fn cut_a_follower_off(name: &'static str, cut: impl Fn(&Trial<'_>, usize, usize)
         others(trial, &[follower]).into_iter().for_each(|other| cut(trial, other, follower));
         trial.traffic.last(Duration::from_secs(3));
         trial.traffic.writes(100);
+        let committed = trial.cluster.node(leader).status_number("commit");
+        let applied = trial.cluster.node(follower).status_number("applied");
+        assert!(applied + 50 < committed, "the follower was not cut off: {applied}, {committed}");
         trial.network().heal();
         assert_eq!(trial.cluster.leader(), leader, "a follower disturbs the leader");
         assert_eq!(term(trial, leader), term_before, "a follower disturbs the leader");

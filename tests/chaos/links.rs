@@ -64,6 +64,9 @@ fn a_black_hole_swallows_a_node() {
             }
             trial.traffic.last(Duration::from_secs(2));
             trial.traffic.writes(50);
+            let others: Vec<usize> = (1..=3).filter(|&id| id != victim).collect();
+            let leads_on = trial.cluster.leader_of(&others) == leader;
+            assert_eq!(leads_on, !swallow_leader);
             trial.proxies().set_all(Fault::Clean);
             trial.cluster.leader();
             trial.traffic.answers(50);
@@ -80,7 +83,9 @@ fn a_slow_link_slows_nobody_else() {
         trial.proxies().set(leader, follower, Fault::SlowDrain { bytes_per_second: 10_000 });
         trial.traffic.last(Duration::from_secs(2));
         trial.traffic.writes(200);
-        assert_eq!(trial.cluster.leader_of(&[leader]), leader);
+        let committed = trial.cluster.node(leader).status_number("commit");
+        let applied = trial.cluster.node(follower).status_number("applied");
+        assert!(applied + 50 < committed, "the line was not slow: {applied}, {committed}");
         trial.proxies().set_all(Fault::Clean);
     });
 }

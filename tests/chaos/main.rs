@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod anything;
 mod crashes;
 mod cuts;
 mod disks;

@@ -61,18 +61,18 @@ impl Plan {
     }
 
     /// Runs the scenario: `play` does what there is to do while clients ask, and ends when all
-    /// nodes run again and can hear each other.
-    pub fn run(&self, play: impl Fn(&mut Trial) + Sync) {
+    /// nodes run again and can hear each other. Answers whether the machine allows it.
+    pub fn run(&self, play: impl Fn(&mut Trial) + Sync) -> bool {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let end = Instant::now() + Duration::from_secs(long_form_seconds());
         loop {
             if let Err(reason) = self.run_once(&play) {
                 self.skip(&reason);
-                return;
+                return false;
             }
             if Instant::now() >= end {
-                return;
+                return true;
             }
         }
     }
