@@ -12,14 +12,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::rows::EtcdWork;
+use crate::rows::{EtcdWork, Shape};
 use crate::support::generators::{Sample, number, run};
 use crate::support::process::{Process, command_line};
 use crate::support::servers::free_addresses;
 use crate::{Contender, NODES, Options, until};
-
-/// HTTP/2 connections to the leader. More are slower.
-const CONNECTIONS: u32 = 8;
 
 /// Keys that are there to be read. Fewer than for kvorum, because they take etcd so long to store.
 const KEYS_TO_READ: u32 = 20_000;
@@ -130,33 +127,32 @@ pub struct AtLeader<'a> {
     generator: &'a Path,
     options: &'a Options,
     kind: &'static str,
-    in_flight: Cell<u32>,
+    shape: Cell<Shape>,
 }
 
 impl<'a> AtLeader<'a> {
-    /// A fresh cluster, with keys if they are to be read. Finds out how many requests in flight
-    /// are best.
+    /// A fresh cluster, with keys if they are to be read. Finds out which shape is the best.
     pub fn start(
         work: EtcdWork,
         generator: &'a Path,
         options: &'a Options,
     ) -> Result<AtLeader<'a>, Box<dyn Error>> {
         let cluster = Cluster::start(options)?;
-        let in_flight = Cell::new(work.in_flight[0]);
-        let this = AtLeader { cluster, generator, options, kind: work.kind, in_flight };
+        let shape = Cell::new(work.shapes[0]);
+        let this = AtLeader { cluster, generator, options, kind: work.kind, shape };
         if work.kind == "get" {
             let mut command = this.command()?;
             command.args(["--preload", "--seconds", "0", "--warmup-seconds", "0"]);
             run(command, &[])?.report()?;
         }
-        if work.in_flight.len() > 1 {
-            let mut best = (0.0, work.in_flight[0]);
-            for &in_flight in work.in_flight {
-                this.in_flight.set(in_flight);
+        if work.shapes.len() > 1 {
+            let mut best = (0.0, work.shapes[0]);
+            for &shape in work.shapes {
+                this.shape.set(shape);
                 let per_second = this.measure()?.per_second;
-                best = if per_second > best.0 { (per_second, in_flight) } else { best };
+                best = if per_second > best.0 { (per_second, shape) } else { best };
             }
-            this.in_flight.set(best.1);
+            this.shape.set(best.1);
         }
         Ok(this)
     }
@@ -168,16 +164,16 @@ impl<'a> AtLeader<'a> {
         if self.kind == "get" {
             command.args(["--key-space", &KEYS_TO_READ.to_string()]);
         }
-        let connections = CONNECTIONS.min(self.in_flight.get());
+        let Shape { in_flight, connections } = self.shape.get();
+        command.args(["--in-flight", &in_flight.to_string()]);
         command.args(["--connections", &connections.to_string()]);
-        command.args(["--in-flight", &self.in_flight.get().to_string()]);
         Ok(command)
     }
 }
 
 impl Contender for AtLeader<'_> {
     fn name(&self) -> String {
-        format!("etcd, {} in flight", self.in_flight.get())
+        format!("etcd, {} in flight", self.shape.get().in_flight)
     }
 
     fn measure(&self) -> Result<Sample, Box<dyn Error>> {

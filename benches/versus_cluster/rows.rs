@@ -55,16 +55,32 @@ pub enum Peer {
 pub struct EtcdWork {
     /// `put` or `get`.
     pub kind: &'static str,
-    /// Requests in flight. Of several, the one that is best in a first run each is measured.
-    pub in_flight: &'static [u32],
+    /// Of several, the one that is best in a first run each is measured.
+    pub shapes: &'static [Shape],
 }
 
-const fn etcd(kind: &'static str, in_flight: &'static [u32]) -> Peer {
-    Peer::Etcd(EtcdWork { kind, in_flight })
+/// How requests come.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Requests in flight, over all connections.
+    pub in_flight: u32,
+    /// HTTP/2 connections.
+    pub connections: u32,
 }
 
-const BEST_PUT: Peer = etcd("put", &[1, 64, 256, 1000]);
-const BEST_GET: Peer = etcd("get", &[64, 256, 1000]);
+const fn shape(in_flight: u32, connections: u32) -> Shape {
+    Shape { in_flight, connections }
+}
+
+const fn etcd(kind: &'static str, shapes: &'static [Shape]) -> Peer {
+    Peer::Etcd(EtcdWork { kind, shapes })
+}
+
+const BEST_PUT: Peer =
+    etcd("put", &[shape(1, 1), shape(64, 8), shape(256, 8), shape(1000, 8), shape(1000, 50)]);
+const BEST_GET: Peer = etcd("get", &[shape(64, 8), shape(256, 8), shape(256, 50), shape(1000, 50)]);
+const PUT_64: Peer = etcd("put", &[shape(64, 4), shape(64, 8), shape(64, 64)]);
+const PUT_ONE: Peer = etcd("put", &[shape(1, 1)]);
 
 const fn row(
     name: &'static str,
@@ -96,21 +112,21 @@ pub const ROWS: [Row; 8] = [
         "set-50x1",
         "quorum SET, 50 connections, no pipeline",
         Load::closed("set", 50, 1),
-        &[(Peer::Redis, 2.0), (etcd("put", &[64]), 5.0)],
+        &[(Peer::Redis, 2.0), (PUT_64, 5.0)],
         None,
     ),
     row(
         "set-256x1",
         "quorum SET, 256 connections, no pipeline",
         Load::closed("set", 256, 1),
-        &[(Peer::Redis, 2.0), (etcd("put", &[64]), 5.0)],
+        &[(Peer::Redis, 2.0), (PUT_64, 5.0)],
         None,
     ),
     row(
         "set-1x1",
         "quorum SET, one connection, no pipeline",
         Load::closed("set", 1, 1),
-        &[(etcd("put", &[1]), 2.5)],
+        &[(PUT_ONE, 2.5)],
         Some(350.0),
     ),
     row(
