@@ -189,9 +189,7 @@ impl ReplyDecoder for RespReplies {
                 Outcome::Value(value)
             }
             (b'+', _) => Outcome::Done,
-            (b':', _) => {
-                Outcome::Count(decimal(line).ok_or_else(|| not_a_reply(&input[..end]))?)
-            }
+            (b':', _) => Outcome::Count(decimal(line).ok_or_else(|| not_a_reply(&input[..end]))?),
             (b'-', _) => Outcome::Failed(Failure::Line(line)),
             _ => return Err(not_a_reply(&input[..end])),
         };

@@ -102,7 +102,8 @@ fn status(headers: &HeaderMap) -> Result<(), CallError> {
 
 /// Not compressed (a zero byte), the length, and the fields, each with wire type 2.
 fn message(fields: &[&[u8]]) -> Bytes {
-    let length: usize = fields.iter().map(|field| 1 + varint(field.len()).count() + field.len()).sum();
+    let length: usize =
+        fields.iter().map(|field| 1 + varint(field.len()).count() + field.len()).sum();
     let mut bytes = BytesMut::with_capacity(5 + length);
     bytes.put_u8(0);
     bytes.put_u32(u32::try_from(length).expect("keys and values are short"));
