@@ -147,9 +147,4 @@ impl LogQueue {
     pub fn stop(&mut self) -> Result<(), WalError> {
         self.thread.stop()
     }
-
-    /// Gives the thread up, which hangs in the disk. The process is about to end.
-    pub fn abandon(&mut self) {
-        self.thread.abandon();
-    }
 }
