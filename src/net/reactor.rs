@@ -26,7 +26,7 @@ use slab::Slab;
 
 use super::clock::Clock;
 use super::listener::Listener;
-use super::log_queue::LogQueue;
+use super::log_queue::{LogQueue, LogState};
 use super::log_reader::LogReader;
 use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
@@ -134,7 +134,8 @@ impl Reactor {
         let mut source = SourceFd(&signals.descriptor());
         poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
-        let log = LogQueue::new(log, peers.is_some());
+        let recovered = LogState { term: node.status().term, last: node.status().durable };
+        let log = LogQueue::new(log, recovered, peers.is_some());
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -299,10 +300,10 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
-            if let (Some(term), Some(peers)) =
+            if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {
-                peers.set_durable_term(term);
+                peers.set_durable(state);
             }
         }
         self.speak(now);

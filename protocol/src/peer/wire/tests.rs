@@ -104,10 +104,11 @@ fn the_bytes_are_those_of_the_specification() {
     );
     let vote = Message::VoteReply { term: Term(6), granted: true };
     assert_eq!(hex(&encoded(&vote)), "07d0caa214000000130100000600000000000000");
-    let mut term = Vec::new();
-    encode_durable_term(Term(7), &mut term);
-    assert_eq!(hex(&term), "adeb59cc14000000200000000700000000000000");
-    assert_eq!(decode(&term.into()), Ok(Frame::DurableTerm(Term(7))));
+    let mut durable = Vec::new();
+    encode_durable(Term(7), LogIndex(12), &mut durable);
+    assert_eq!(hex(&durable), "cdaa0bd71c0000002000000007000000000000000c00000000000000");
+    let decoded = Frame::Durable { term: Term(7), last: LogIndex(12) };
+    assert_eq!(decode(&durable.into()), Ok(decoded));
 }
 
 #[test]
@@ -298,9 +299,9 @@ proptest! {
         let _ = frame_bytes(&bytes, Phase::Open);
         match decode(&bytes) {
             Ok(Frame::Message(again)) => prop_assert_eq!(encoded(&again), bytes),
-            Ok(Frame::DurableTerm(term)) => {
+            Ok(Frame::Durable { term, last }) => {
                 let mut again = Vec::new();
-                encode_durable_term(term, &mut again);
+                encode_durable(term, last, &mut again);
                 prop_assert_eq!(again, bytes);
             }
             Err(_) => {}
