@@ -29,6 +29,14 @@ fn a_learner_catches_up_from_the_log() {
         let began = std::time::Instant::now();
         trial.cluster.start_node(learner);
         trial.cluster.wait_until_applied(&[learner]);
+        let applied = trial.cluster.node(learner).status_number("applied");
+        assert!(applied > ENTRIES as u64, "{applied}");
+        // The last of them is there.
+        let mut reader = trial.cluster.text(learner);
+        assert_eq!(reader.ask("QUORUM r=1"), "OK");
+        let last = ENTRIES - 1;
+        let expected = format!("VALUE {last:0100}");
+        assert_eq!(reader.ask(&format!("GET away{}", last % 500)), expected);
         trial.note(&format!("caught up in {} ms", began.elapsed().as_millis()));
     });
 }
