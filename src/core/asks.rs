@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvorum_protocol::{LogIndex, NodeId, Read, Term};
 
 use super::output::ReplyTo;
-use super::pending::OwnedRead;
+use super::pending::{LOOK_INTERVAL, OwnedRead};
 use super::time::Instant;
 
 /// Who is asked.
@@ -169,7 +169,7 @@ impl Asks {
                 !is_late
             });
             let earliest = ask.reads.iter().map(|read| read.deadline).min();
-            ask.earliest = earliest.unwrap_or(Instant::NEVER);
+            ask.earliest = earliest.map_or(Instant::NEVER, |at| at.max(now.after(LOOK_INTERVAL)));
         }
         self.asks.retain(|ask| !ask.reads.is_empty());
     }

@@ -62,13 +62,25 @@ impl Node {
     }
 
     pub(super) fn tick_election(&mut self) {
-        if !self.raft.is_voter() {
+        if self.raft.vote_lsn() > self.log.durable_lsn() {
+            // On a slow disk an election takes long. Who began another one meanwhile would never
+            // end any; the time counts from when the others hear of this one.
+            self.votes_soon = true;
             return;
+        }
+        if std::mem::take(&mut self.votes_soon) {
+            self.postpone_election();
         }
         match self.election_deadline {
             None if !self.is_lone_voter() => self.postpone_election(),
             Some(deadline) if self.now < deadline => {}
-            _ => self.ask_for_pre_votes(),
+            _ if self.raft.is_voter() => self.ask_for_pre_votes(),
+            _ => {
+                // A learner does not stand, but it should not send clients to a dead leader.
+                self.raft.become_follower(None);
+                self.asks.repeat();
+                self.postpone_election();
+            }
         }
     }
 
