@@ -111,8 +111,6 @@ fn etcd_and_kvorum_agree_on_quorums() {
             judged += 1;
         }
     }
-    println!(
-        "quorums: {judged} cases of etcd judged the same, {left_out} (joint quorums, groups) left out"
-    );
+    println!("{judged} quorums judged as etcd does, {left_out} (joint ones, groups) left out");
     assert_eq!((judged, left_out), (40, 101), "of 141 cases");
 }

@@ -14,8 +14,12 @@ use crate::translation::{Acknowledged, Dictionary, to_ours, to_theirs};
 use crate::world::{Entry, STEP_MS};
 
 /// The same timeouts as ours by default, in steps.
-const ELECTION_STEPS: usize = 300 / STEP_MS as usize;
-const HEARTBEAT_STEPS: usize = 50 / STEP_MS as usize;
+const ELECTION_STEPS: u64 = 300 / STEP_MS;
+const HEARTBEAT_STEPS: u64 = 50 / STEP_MS;
+
+fn steps(steps: u64) -> usize {
+    usize::try_from(steps).expect("a few")
+}
 
 pub struct RaftRsNode {
     id: NodeId,
@@ -97,8 +101,8 @@ impl RaftRsNode {
     /// As raft-rs wants it done: write, then send what relies on that.
     fn turn(&mut self) {
         // It draws its timeouts from a source without a seed; this puts others in their place.
-        let drawn = (self.term().wrapping_mul(7).wrapping_add(self.seed)) as usize % ELECTION_STEPS;
-        self.node.raft.set_randomized_election_timeout(ELECTION_STEPS + drawn);
+        let drawn = self.term().wrapping_mul(7).wrapping_add(self.seed) % ELECTION_STEPS;
+        self.node.raft.set_randomized_election_timeout(steps(ELECTION_STEPS + drawn));
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             self.learn(ready.entries());
@@ -162,8 +166,8 @@ fn start(id: NodeId, storage: MemStorage) -> RawNode<MemStorage> {
     let config = Config {
         id: u64::from(id.0),
         applied: 1,
-        election_tick: ELECTION_STEPS,
-        heartbeat_tick: HEARTBEAT_STEPS,
+        election_tick: steps(ELECTION_STEPS),
+        heartbeat_tick: steps(HEARTBEAT_STEPS),
         check_quorum: true,
         pre_vote: true,
         ..Config::default()

@@ -8,8 +8,8 @@
 //!   says the latter, and answers heartbeats with another. Their leader sends something at each
 //!   answer to a heartbeat, so no more of ours may pass for one than it has sent.
 //! - Our leader names what is committed, and the follower takes that as far as its log is known to
-//!   be the leader's. Theirs names to each follower no more than that one has acknowledged, and their
-//!   follower relies on it.
+//!   be the leader's. Theirs names to each follower no more than that one has acknowledged, and
+//!   their follower relies on it.
 //! - Our log begins with the member list, at index 1 in term 0; theirs behind a snapshot of that.
 
 use std::collections::BTreeMap;
