@@ -256,17 +256,17 @@ impl Told {
                 Answer::Value { value: number(value), version: Some(version.0) }
             }
             (Action::Get, Reply::NotFound) => Answer::NotFound,
-            (_, Reply::Error { code, .. })
-                if matches!(code, ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged) =>
-            {
+            (_, Reply::Error { code: ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged, .. }) => {
                 return Told::Nothing;
             }
             (_, Reply::NotLeader { .. }) => return Told::NotApplied,
-            (_, Reply::Error { code, .. })
-                if matches!(code, ErrorCode::NoLeader | ErrorCode::Busy | ErrorCode::DiskFull) =>
-            {
-                return Told::NotApplied;
-            }
+            (
+                _,
+                Reply::Error {
+                    code: ErrorCode::NoLeader | ErrorCode::Busy | ErrorCode::DiskFull,
+                    ..
+                },
+            ) => return Told::NotApplied,
             (_, other) => panic!("{call} was answered with {other:?}"),
         })
     }
