@@ -32,8 +32,8 @@ pub struct Fetched {
     pub batches: Vec<Batch>,
 }
 
-/// The reactor's handle of the thread. When it is dropped the thread ends by itself, after the fetch
-/// that it is at; nobody waits for that, because the disk may be stuck.
+/// The reactor's handle of the thread. When it is dropped the thread ends by itself, after the
+/// fetch that it is at; nobody waits for that, because the disk may be stuck.
 #[derive(Debug)]
 pub struct LogReader {
     fetches: Sender<Fetch>,

@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::LogIndex;
 use kvorum_protocol::peer::Refusal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -171,16 +172,22 @@ impl Reactor {
         })
     }
 
-    /// Runs until the node, a lone one, leads and has applied what its log holds.
+    /// Runs until a lone node leads and has applied what its log holds. That of several has its
+    /// member list in the log then: when it starts again it needs no other. False when a signal has
+    /// said stop before.
     ///
     /// # Errors
     /// What makes the process stop.
-    pub fn run_until_ready(&mut self) -> Result<(), Fatal> {
+    pub fn run_until_ready(&mut self) -> Result<bool, Fatal> {
         let mut events = Events::with_capacity(16);
-        while !self.node.is_ready() {
+        let has_members = |node: &Node| node.status().durable > LogIndex(0);
+        while !(self.node.is_ready() || self.peers.is_some() && has_members(&self.node)) {
+            if self.stopping {
+                return Ok(false);
+            }
             self.turn(&mut events)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Serves until a signal says stop; then everything admitted is durable and answered.

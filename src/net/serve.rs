@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
 use kvorum_protocol::peer::Refusal;
-use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
+use kvorum_protocol::{ClusterId, LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
@@ -58,6 +58,13 @@ pub enum ServeError {
         /// This node.
         id: NodeId,
     },
+    /// The data directory belongs to another cluster than `--member` describes.
+    OtherCluster {
+        /// The data directory.
+        directory: PathBuf,
+        /// The members of its cluster, as far as its log names them.
+        found: Option<MemberList>,
+    },
     /// The settings do not go with what the log says.
     Config(ConfigError),
     /// What is known of the other members can not be read.
@@ -105,6 +112,13 @@ impl fmt::Display for ServeError {
                  another --data",
                 directory.display()
             ),
+            ServeError::OtherCluster { directory, found } => {
+                write!(f, "{}: it belongs to another cluster", directory.display())?;
+                if let Some(found) = found {
+                    write!(f, ", with the members {}", list(found))?;
+                }
+                write!(f, ": start with another --data, or with the --member flags of that cluster")
+            }
             ServeError::Known(error) => error.fmt(f),
             ServeError::Forgot { directory, refusal } => write!(
                 f,
@@ -156,7 +170,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
     let (disk, writer, recovery) = open_log(&config)?;
-    let members = members(&config, &recovery)?;
+    let members = members(&config, &recovery, writer.identity().cluster)?;
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = members.get(config.id).expect("`members` makes sure").clone();
     let others = members.members().len() - 1;
@@ -191,7 +205,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     if peers.is_none() && config.peer_listen.is_some() {
         log::warn!("--peer-listen is not used: a lone node has no peers");
     }
-    let (id, fsync, is_lone) = (config.id, config.fsync, peers.is_none());
+    let (id, fsync) = (config.id, config.fsync);
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
         id,
@@ -211,14 +225,16 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let reactor = Reactor::new(listener, node, writer, fsync, server, peers, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
-    if is_lone {
-        reactor.run_until_ready().map_err(|fatal| ServeError::new(fatal, &directory))?;
-    }
-    for relaxed in relaxed {
-        log::warn!("relaxed: {}", relaxed.words());
-    }
-    announce(id, &local.to_string());
-    reactor.run().map_err(|fatal| ServeError::new(fatal, &directory))
+    let served = reactor.run_until_ready().and_then(|is_ready| {
+        for relaxed in relaxed {
+            log::warn!("relaxed: {}", relaxed.words());
+        }
+        if is_ready {
+            announce(id, &local.to_string());
+        }
+        reactor.run()
+    });
+    served.map_err(|fatal| ServeError::new(fatal, &directory))
 }
 
 /// The line that scripts and tests wait for.
@@ -244,16 +260,35 @@ fn bind_peers(address: &str, has_secret: bool) -> Result<Listener, ServeError> {
     Ok(listener)
 }
 
-/// The members that the log says, or on first boot the configured ones.
-fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeError> {
+/// The members that the log says, or on first boot the configured ones. `cluster` is the one that
+/// the directory belongs to.
+fn members(
+    config: &Config,
+    recovery: &Recovery,
+    cluster: ClusterId,
+) -> Result<MemberList, ServeError> {
+    let other_cluster = |found: Option<&MemberList>| ServeError::OtherCluster {
+        directory: config.data.clone(),
+        found: found.cloned(),
+    };
     let members = match (recovery.members(), &config.members) {
-        (Some(logged), configured) => {
-            if configured.as_ref().is_some_and(|configured| configured != logged) {
-                log::warn!("--member is not used: the log says who the members are");
+        (Some(logged), Some(configured)) if configured != logged => {
+            // The list of the first boot, or one that has grown old or been edited, names some of
+            // the members where they are. One that names nobody is about another cluster.
+            if configured.cluster_id() != cluster && !have_a_place_in_common(configured, logged) {
+                return Err(other_cluster(Some(logged)));
             }
+            let logged_list = list(logged);
+            log::warn!("--member is not used: the log says that the members are {logged_list}");
             logged.clone()
         }
-        (None, Some(configured)) => configured.clone(),
+        (Some(logged), _) => logged.clone(),
+        (None, Some(configured)) => {
+            if configured.members().len() > 1 && configured.cluster_id() != cluster {
+                return Err(other_cluster(None));
+            }
+            configured.clone()
+        }
         (None, None) => {
             let client = LISTEN_DEFAULT.to_owned();
             let peer = String::new();
@@ -265,6 +300,23 @@ fn members(config: &Config, recovery: &Recovery) -> Result<MemberList, ServeErro
         return Err(ServeError::NotMember { directory: config.data.clone(), id: config.id });
     }
     Ok(members)
+}
+
+/// The members for a person, voters and learners alike.
+fn list(members: &MemberList) -> String {
+    let words: Vec<String> = members.members().iter().map(Member::to_string).collect();
+    words.join(", ")
+}
+
+/// Whether some node of one list is where a node of the other is.
+fn have_a_place_in_common(one: &MemberList, other: &MemberList) -> bool {
+    let is_there = |member: &Member| {
+        let at = |there: &Member| {
+            there.client == member.client || !there.peer.is_empty() && there.peer == member.peer
+        };
+        other.members().iter().any(at)
+    };
+    one.members().iter().any(is_there)
 }
 
 /// Allows as many descriptors as clients, `others` other members and log need; answers how many

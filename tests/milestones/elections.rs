@@ -1,10 +1,13 @@
 //! Step 5: leader election.
 
 use std::collections::HashMap;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
+use crate::support::client::Raw;
 use crate::support::cluster::Cluster;
 use crate::support::server::kvorum;
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 /// Quick elections, for tests that need several of them.
 const QUICK: [&str; 4] = ["--heartbeat-ms", "20", "--election-timeout-ms", "100"];
@@ -221,4 +224,66 @@ fn m5_roles_terms_and_votes_can_be_watched() {
     }
     let voted = votes_of(&cluster, leader);
     assert!(voted.contains(&(term.parse().unwrap(), leader)), "{voted:?}");
+}
+
+/// Writes keys of its own as fast as they are answered, until the connection is closed. Answers
+/// which were acknowledged, and which refused. Says once when it is in full swing.
+fn write_until_closed(address: &str, writer: usize, swing: &Sender<()>) -> [Vec<String>; 2] {
+    let mut connection = Raw::connect(address);
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+    for round in 0.. {
+        let keys: Vec<String> = (0..8).map(|n| format!("k{writer}-{round}-{n}")).collect();
+        let lines: String = keys.iter().map(|key| format!("SET {key} v\n")).collect();
+        if !connection.send_if_possible(lines.as_bytes()) {
+            break;
+        }
+        for key in keys {
+            let Some(reply) = connection.line() else { return [acknowledged, refused] };
+            let is_refused =
+                ["NOT_LEADER ", "ERROR NO_LEADER "].map(|word| reply.starts_with(word));
+            if reply == "OK" {
+                acknowledged.push(key);
+            } else if is_refused.contains(&true) {
+                refused.push(key);
+            } else {
+                assert!(reply.starts_with("ERROR LEADER_CHANGED "), "{reply}");
+            }
+        }
+        if round == 20 {
+            swing.send(()).expect("somebody waits");
+        }
+    }
+    [acknowledged, refused]
+}
+
+/// SIGTERM in the middle of writes: another node is asked to lead, nothing acknowledged is lost,
+/// and nothing refused is there.
+#[test]
+fn m5_a_leader_that_is_stopped_hands_over() {
+    let mut cluster = Cluster::prepare(3, 0, &[]);
+    (1..=3).for_each(|id| cluster.start_node_with(id, &["--trace-peers"]));
+    let old = cluster.leader();
+    let address = cluster.address(old).to_owned();
+    let (swing, swings) = channel();
+    let (exit, answers) = thread::scope(|scope| {
+        let write = |writer| {
+            let (address, swing) = (&address, swing.clone());
+            scope.spawn(move || write_until_closed(address, writer, &swing))
+        };
+        let writers: Vec<_> = (0..4).map(write).collect();
+        writers.iter().for_each(|_| swings.recv_timeout(PATIENCE).expect("they write"));
+        let exit = cluster.terminate(old);
+        let join = |writer: thread::ScopedJoinHandle<'_, _>| writer.join().expect("a good end");
+        (exit, writers.into_iter().map(join).collect::<Vec<_>>())
+    });
+    assert_eq!(exit.code, Some(0));
+    assert!(exit.stderr.contains("TIMEOUT_NOW term="), "nobody was asked:\n{}", exit.stderr);
+    let mut client = cluster.text(cluster.leader());
+    for [acknowledged, refused] in answers {
+        for (keys, expected) in [(acknowledged, "VALUE v"), (refused, "NOT_FOUND")] {
+            for key in keys {
+                assert_eq!(client.ask(&format!("GET {key}")), expected, "{key}");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use kvorum_protocol::{LogIndex, NodeId, Term};
 
 use crate::support::client::Raw;
 use crate::support::cluster::Cluster;
+use crate::support::server::kvorum;
 
 /// What member `from` would say to member `to`, which runs.
 pub fn introduction(cluster: &Cluster, from: usize, to: usize) -> Introduction {
@@ -24,12 +25,24 @@ pub fn introduction(cluster: &Cluster, from: usize, to: usize) -> Introduction {
         boot: rand::random(),
         epoch: 1,
         members: members.fingerprint(),
-        term: Term(cluster.node(to).status_number("term")),
+        term: term(cluster, from),
         durable: LogIndex(cluster.node(to).status_number("last")),
         has_secret: false,
         nonce: [1; 16],
         known: Vec::new(),
     }
+}
+
+/// The highest that a node remembers. It must not be told another: whoever hears of a higher one
+/// does not let the real node in again.
+fn term(cluster: &Cluster, id: usize) -> Term {
+    if cluster.running().any(|running| running == id) {
+        return Term(cluster.node(id).status_number("term"));
+    }
+    let output = kvorum().args(["wal", "dump", "--brief"]).arg(cluster.data(id)).output();
+    let dump = String::from_utf8(output.expect("a dump").stdout).expect("words");
+    let word = dump.rsplit_once(" TERM term=").expect("a term").1.split_whitespace().next();
+    Term(word.expect("a number").parse().expect("a number"))
 }
 
 /// That of a node's data directory.
