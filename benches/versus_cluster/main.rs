@@ -27,6 +27,7 @@ use clap::builder::PossibleValuesParser;
 use rows::{Peer, ROWS, Row, Work};
 use support::generators::Sample;
 use support::options::{Common, Interrupt};
+use table::Results;
 
 /// Nodes of every cluster.
 const NODES: usize = 3;
@@ -139,15 +140,15 @@ impl Stand<'_> {
         Ok(())
     }
 
-    /// The samples of each contender, with its name.
+    /// Runs the contenders one after the other, again and again.
     fn in_turns(
         &self,
         contenders: &[Box<dyn Contender + '_>],
-    ) -> Result<Vec<(String, Vec<Sample>)>, Box<dyn Error>> {
-        let mut results: Vec<_> =
-            contenders.iter().map(|contender| (contender.name(), Vec::new())).collect();
+    ) -> Result<Vec<Results>, Box<dyn Error>> {
+        let names = contenders.iter().map(|contender| contender.name());
+        let mut results: Vec<_> = names.map(|name| Results { name, samples: Vec::new() }).collect();
         for _ in 0..self.options.common.runs() {
-            for (contender, (name, samples)) in contenders.iter().zip(&mut results) {
+            for (contender, Results { name, samples }) in contenders.iter().zip(&mut results) {
                 self.interrupt.check()?;
                 let sample = contender.measure().map_err(|error| format!("{name}: {error}"))?;
                 samples.push(sample);
