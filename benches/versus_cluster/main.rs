@@ -17,7 +17,7 @@ mod support;
 mod table;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -69,9 +69,9 @@ fn main() -> ExitCode {
         table::print_header(&options);
         // Before anything runs beside it.
         let generator = etcd::build_generator()?;
+        let stand = Stand { options: &options, interrupt, generator: &generator };
         for row in &ROWS {
             if options.only.is_empty() || options.only.iter().any(|name| name == row.name) {
-                let stand = Stand { options: &options, interrupt, generator: &generator };
                 match stand.measure(row) {
                     Ok(()) => {}
                     // Such as a leader that lost its office in the middle of a run.
@@ -98,7 +98,7 @@ struct Stand<'a> {
     options: &'a Options,
     interrupt: &'a Interrupt,
     /// The load generator for etcd.
-    generator: &'a std::path::Path,
+    generator: &'a Path,
 }
 
 impl Stand<'_> {
