@@ -96,6 +96,20 @@ fn a_list_comes_as_flags_as_an_array_or_with_commas() {
 }
 
 #[test]
+fn a_switch_needs_no_value_and_the_file_may_spell_it_as_a_boolean() {
+    let traces = |low: LowConfig| Config::new(&low).unwrap().trace_peers;
+    assert!(!traces(low(&[], &[]).unwrap()));
+    assert!(traces(low(&[("trace-peers", "true")], &[]).unwrap()));
+    assert!(!traces(low(&[("trace-peers", "false")], &[("KVORUM_TRACE_PEERS", "true")]).unwrap()));
+    let file = file("trace_peers = true\ncluster_secret_file = 'secret'\n");
+    let config = config(&[("config", file.path().to_str().unwrap())]).unwrap();
+    assert!(config.trace_peers);
+    assert_eq!(config.cluster_secret_file, Some("secret".into()));
+    let line = refusal(&[("trace-peers", "maybe")]);
+    assert_eq!(line, "--trace-peers: 'maybe' is not 'true' or 'false'");
+}
+
+#[test]
 fn sizes_have_units() {
     for (word, bytes) in [
         ("1", 1),

@@ -87,24 +87,37 @@ impl Asks {
     }
 
     /// Gives numbers to the questions that are new, or have been without an answer for
-    /// `patience`; `send` sends them, if it can.
+    /// `patience`; `send` sends them, if it can. Those of a kind become one.
     pub fn send(
         &mut self,
         now: Instant,
         patience: Duration,
         mut send: impl FnMut(Kind, u64) -> bool,
     ) {
-        for ask in &mut self.asks {
-            if ask.id.is_some() && (ask.is_complete() || now.since(ask.sent_at) < patience) {
+        let is_due = |ask: &Ask| match ask.id {
+            None => true,
+            Some(_) => !ask.is_complete() && now.since(ask.sent_at) >= patience,
+        };
+        let mut at = 0;
+        while at < self.asks.len() {
+            let kind = self.asks[at].kind;
+            if !is_due(&self.asks[at]) || !send(kind, self.next_id) {
+                at += 1;
                 continue;
             }
-            if send(ask.kind, self.next_id) {
-                ask.id = Some(self.next_id);
-                ask.sent_at = now;
-                ask.heard.clear();
-                ask.targets.clear();
-                self.next_id += 1;
+            let is_same = |ask: &mut Ask| ask.kind == kind && is_due(ask);
+            let others: Vec<Ask> = self.asks.extract_if(at + 1.., is_same).collect();
+            let ask = &mut self.asks[at];
+            for other in others {
+                ask.reads.extend(other.reads);
+                ask.earliest = ask.earliest.min(other.earliest);
             }
+            ask.id = Some(self.next_id);
+            ask.sent_at = now;
+            ask.heard.clear();
+            ask.targets.clear();
+            self.next_id += 1;
+            at += 1;
         }
     }
 

@@ -223,17 +223,19 @@ impl Log {
         }
     }
 
-    /// Entries up to `index`, the end of a batch, are decided.
+    /// Entries up to `index` are decided. Leaders commit whole batches: should a message that made
+    /// it past all checksums name the middle of one, then only those before it are.
     pub fn commit(&mut self, index: LogIndex) {
         assert!(index > self.committed.index, "the commit index never goes back");
-        let mut at = self.position(self.committed.index.next()).expect("it is in the log");
-        while self.committed.index < index {
-            let batch = self.tail.get(at).expect("only sealed entries are ever committed");
+        assert!(index <= self.end.index, "only sealed entries are ever committed");
+        let first = self.position(self.committed.index.next()).expect("it is in the log");
+        for batch in self.tail.range(first..) {
+            if batch.header().last_index() > index {
+                break;
+            }
             self.committed = LogEnd::of(batch.header());
             self.undecided_bytes -= batch.bytes().len();
-            at += 1;
         }
-        assert_eq!(self.committed.index, index, "whole batches are committed");
     }
 
     /// The batch that holds the next committed entry to apply, and where in it that entry is.

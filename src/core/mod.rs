@@ -3,20 +3,28 @@
 //!
 //! # The path of a SET
 //! 1. [`Node::write`] admits the command: an index in the open batch ([`log`]) and a place among
-//!    the [`pending`] writes.
-//! 2. [`Node::seal`] closes the batch, once a turn, into a record for the disk.
-//! 3. [`Node::durable`] says that the record survives a power cut.
-//! 4. [`Node::poll`] decides ([`raft`] says who may), executes the entries ([`apply`]) on the
-//!    [`store`], and answers.
+//!    the waiting `writes`.
+//! 2. [`Node::seal`] closes the batch, once a turn, into a record for the disk, and sends the same
+//!    bytes to the other members (`node/leading.rs`, `progress`).
+//! 3. There [`Node::receive`] appends it to the log (`node/following.rs`), and acknowledges it
+//!    when it is durable.
+//! 4. [`Node::durable`] says that the record survives a power cut here.
+//! 5. [`Node::poll`] decides by the durable marks of a majority ([`quorum`]), executes the entries
+//!    ([`apply`]) on the [`store`], and answers.
 //!
 //! # The path of a GET
-//! [`Node::read`] answers from the store at once, or, behind an unfinished write of the same
-//! connection, when exactly that write is applied.
+//! [`Node::read`] answers from the store at once if this node is alone, or R = 1. The leader of
+//! others takes the answer at once too, and holds it back until a round of heartbeats has shown
+//! that it still leads (`rounds`). A node that does not lead asks for the index to wait for
+//! (`asks`, `pending`).
+//!
+//! # Elections
+//! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
 //! # The turn
-//! The shell tells what has become durable and calls `tick` and `poll`, then `write` and `read` for
-//! everything that came in, then `seal`, and does what the [`Output`] says each time. The core
-//! never says what must still wait.
+//! The shell tells what has become durable and what other members say, calls `tick` and `poll`,
+//! then `write` and `read` for everything that came in, then `poll` again in a cluster and `seal`,
+//! and does what the [`Output`] says each time. The core never says what must still wait.
 
 pub mod apply;
 mod asks;

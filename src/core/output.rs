@@ -44,8 +44,8 @@ pub enum Record {
     },
 }
 
-/// A part of the log that a member lacks, and that is not in memory any more. The answer is one call
-/// of [`Node::fetched`](super::Node::fetched); until then there is no second fetch for that member.
+/// A part of the log that a member lacks, and that is not in memory any more. The answer is one
+/// call of [`Node::fetched`](super::Node::fetched); until then that member gets no second fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// Who lacks it.

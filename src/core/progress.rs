@@ -29,8 +29,8 @@ enum Mode {
 
 /// How far one other member is, as its leader knows it.
 ///
-/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term, `matched`
-/// does when the member has crashed.
+/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term,
+/// `matched` does when the member has crashed.
 #[derive(Debug)]
 pub struct Progress {
     /// Who.
@@ -163,13 +163,11 @@ impl Progress {
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.
     pub fn reject(&mut self, prev: LogIndex, hint: LogIndex, now: Instant) {
+        // A voter keeps what it has said to be durable. A learner has promised nothing, and may
+        // come back with an empty directory.
         let is_durable = prev <= self.durable;
-        let is_stale = match self.mode {
-            // A voter keeps what it has said to be durable. A learner has promised nothing, and may
-            // come back with an empty directory.
-            Mode::Probe { asked } => asked != Some(prev) || is_durable && self.is_voter,
-            Mode::Stream | Mode::Fetch => is_durable,
-        };
+        let is_stale = is_durable && self.is_voter
+            || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
         if is_stale {
             return;
         }

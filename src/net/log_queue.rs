@@ -19,6 +19,16 @@ use crate::wal::WalError;
 /// a heartbeat.
 const GROWTH_MAX: Duration = Duration::from_millis(1);
 
+/// How the log ends at one of its records. Whatever is durable up to that record, a restart finds
+/// this or what came later, never an earlier state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The highest term that the node has entered.
+    pub term: Term,
+    /// The last entry.
+    pub last: LogIndex,
+}
+
 /// Records on their way to the log thread.
 #[derive(Debug)]
 pub struct LogQueue {
@@ -29,21 +39,25 @@ pub struct LogQueue {
     handed: LogIndex,
     /// When the core was last asked for its records.
     sealed_at: Instant,
-    /// Terms that are entered but not durable yet, with the positions of their records.
-    terms: VecDeque<(Lsn, Term)>,
+    /// How the log ends at each record that is not durable yet, with the position of the record.
+    states: VecDeque<(Lsn, LogState)>,
+    /// How it ends at the last of them.
+    newest: LogState,
     /// Whether other members wait for the batches, too.
     has_readers: bool,
 }
 
 impl LogQueue {
-    /// Nothing waits. `has_readers`: other members wait for the batches, too.
-    pub fn new(thread: LogThread, has_readers: bool) -> LogQueue {
+    /// Nothing waits behind `recovered`, which is durable. `has_readers`: other members wait for
+    /// the batches, too.
+    pub fn new(thread: LogThread, recovered: LogState, has_readers: bool) -> LogQueue {
         LogQueue {
             thread,
             waiting: Vec::new(),
             handed: LogIndex(0),
             sealed_at: Instant::default(),
-            terms: VecDeque::new(),
+            states: VecDeque::new(),
+            newest: recovered,
             has_readers,
         }
     }
@@ -66,9 +80,12 @@ impl LogQueue {
     /// Takes records, and leaves their room behind.
     pub fn push(&mut self, records: &mut Vec<(Lsn, Record)>) {
         for (lsn, record) in records.iter() {
-            if let Record::TermVote { term, .. } = record {
-                self.terms.push_back((*lsn, *term));
+            match record {
+                Record::TermVote { term, .. } => self.newest.term = *term,
+                Record::Batch(batch) => self.newest.last = batch.header().last_index(),
+                Record::Truncate { end } => self.newest.last = end.index,
             }
+            self.states.push_back((*lsn, self.newest));
         }
         self.waiting.append(records);
     }
@@ -92,12 +109,12 @@ impl LogQueue {
         true
     }
 
-    /// Everything up to `durable` survives a power cut; answers the newest term among it, if one
-    /// is new.
-    pub fn note_durable(&mut self, durable: Lsn) -> Option<Term> {
+    /// Everything up to `durable` survives a power cut; answers how the log ends there, if that is
+    /// new.
+    pub fn note_durable(&mut self, durable: Lsn) -> Option<LogState> {
         let mut newest = None;
-        while let Some((_, term)) = self.terms.pop_front_if(|(lsn, _)| *lsn <= durable) {
-            newest = Some(term);
+        while let Some((_, state)) = self.states.pop_front_if(|(lsn, _)| *lsn <= durable) {
+            newest = Some(state);
         }
         newest
     }
@@ -129,10 +146,5 @@ impl LogQueue {
     /// As [`LogThread::stop`].
     pub fn stop(&mut self) -> Result<(), WalError> {
         self.thread.stop()
-    }
-
-    /// Gives the thread up, which hangs in the disk. The process is about to end.
-    pub fn abandon(&mut self) {
-        self.thread.abandon();
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use kvorum_protocol::{Batch, LogIndex, NodeId};
 use mio::Waker;
@@ -32,14 +32,13 @@ pub struct Fetched {
     pub batches: Vec<Batch>,
 }
 
-/// The reactor's handle of the thread. Dropping it stops the thread, after the fetch that it is at.
+/// The reactor's handle of the thread. When it is dropped the thread ends by itself, after the fetch
+/// that it is at; nobody waits for that, because the disk may be stuck.
 #[derive(Debug)]
 pub struct LogReader {
-    /// `None` only while it is being dropped.
-    fetches: Option<Sender<Fetch>>,
+    fetches: Sender<Fetch>,
     results: Receiver<Fetched>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl LogReader {
@@ -49,27 +48,28 @@ impl LogReader {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(disk: Arc<dyn Disk>, waker: Arc<Waker>) -> std::io::Result<LogReader> {
+        let mut log = Log { fetcher: Fetcher::new(disk), in_trouble: HashSet::new() };
+        LogReader::spawn(waker, move |fetch| log.read(fetch))
+    }
+
+    /// The same, whatever it is that is read.
+    fn spawn(
+        waker: Arc<Waker>,
+        read: impl FnMut(&Fetch) -> Vec<Batch> + Send + 'static,
+    ) -> std::io::Result<LogReader> {
         let (fetches, waiting) = channel();
         let (done, results) = channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = ReadLoop {
-            fetcher: Fetcher::new(disk),
-            done,
-            waker,
-            stop: Arc::clone(&stop),
-            in_trouble: HashSet::new(),
-        };
-        let thread = thread::Builder::new()
-            .name("kvorum-reader".into())
-            .spawn(move || reader.run(&waiting))?;
-        Ok(LogReader { fetches: Some(fetches), results, stop, thread: Some(thread) })
+        let reader = ReadLoop { read, done, waker, stop: Arc::clone(&stop) };
+        let run = move || reader.run(&waiting);
+        thread::Builder::new().name("kvorum-reader".into()).spawn(run)?;
+        Ok(LogReader { fetches, results, stop })
     }
 
     /// Has a part of the log read. Answered in order, each by one of
     /// [`take_results`](LogReader::take_results).
     pub fn submit(&mut self, fetch: Fetch) {
-        let fetches = self.fetches.as_ref().expect("it is not being dropped");
-        fetches.send(fetch).expect("the thread runs until it is dropped");
+        self.fetches.send(fetch).expect("the thread runs until this is dropped");
     }
 
     /// What was read since the last call.
@@ -80,26 +80,20 @@ impl LogReader {
 
 impl Drop for LogReader {
     fn drop(&mut self) {
+        // What waits is not read any more.
         self.stop.store(true, Ordering::Relaxed);
-        self.fetches = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported there.
-            let _ = thread.join();
-        }
     }
 }
 
 /// The thread's side.
-struct ReadLoop {
-    fetcher: Fetcher,
+struct ReadLoop<R> {
+    read: R,
     done: Sender<Fetched>,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
-    /// Members whose last fetch failed. They will ask again, and the log says it once.
-    in_trouble: HashSet<NodeId>,
 }
 
-impl ReadLoop {
+impl<R: FnMut(&Fetch) -> Vec<Batch>> ReadLoop<R> {
     fn run(mut self, fetches: &Receiver<Fetch>) {
         // Of this thread only, on Linux. Where it is not allowed the work is done all the same.
         if let Err(error) = rustix::process::nice(NICENESS) {
@@ -109,7 +103,7 @@ impl ReadLoop {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let batches = self.read(&fetch);
+            let batches = (self.read)(&fetch);
             let fetched = Fetched { member: fetch.member, from: fetch.from, batches };
             if self.done.send(fetched).is_err() {
                 break;
@@ -119,7 +113,16 @@ impl ReadLoop {
             }
         }
     }
+}
 
+/// What the thread reads.
+struct Log {
+    fetcher: Fetcher,
+    /// Members whose last fetch failed. They will ask again, and the log says it once.
+    in_trouble: HashSet<NodeId>,
+}
+
+impl Log {
     fn read(&mut self, fetch: &Fetch) -> Vec<Batch> {
         match self.fetcher.fetch(fetch) {
             Ok(batches) => {
@@ -139,7 +142,8 @@ impl ReadLoop {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::mpsc::RecvTimeoutError;
+    use std::time::{Duration, Instant};
 
     use kvorum_protocol::{BatchBuilder, Command, LogTimeMs, Lsn, Op, Term};
     use mio::{Events, Poll, Token};
@@ -149,9 +153,21 @@ mod tests {
     use crate::disk::FileDisk;
     use crate::wal::{self, Identity, WalConfig};
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn fetch(from: u64) -> Fetch {
+        Fetch {
+            member: NodeId(3),
+            from: LogIndex(from),
+            end: LogIndex(from + 1),
+            bytes_max: 1000,
+            terms: vec![(LogIndex(1), Term(1))],
+        }
+    }
+
     fn wait(poll: &mut Poll) {
         let mut events = Events::with_capacity(1);
-        poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+        poll.poll(&mut events, Some(PATIENCE)).unwrap();
         assert!(!events.is_empty(), "the reader answers");
     }
 
@@ -171,15 +187,10 @@ mod tests {
 
         let mut poll = Poll::new().unwrap();
         let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        let users = Arc::downgrade(&disk);
         let mut reader = LogReader::start(disk, Arc::new(waker)).unwrap();
         for (from, found) in [(1, vec![batch.clone()]), (2, vec![]), (1, vec![batch])] {
-            reader.submit(Fetch {
-                member: NodeId(3),
-                from: LogIndex(from),
-                end: LogIndex(from + 1),
-                bytes_max: 1000,
-                terms: vec![(LogIndex(1), Term(1))],
-            });
+            reader.submit(fetch(from));
             let mut results = Vec::new();
             while results.is_empty() {
                 wait(&mut poll);
@@ -190,6 +201,31 @@ mod tests {
         }
         drop(reader);
         drop(writer);
-        FileDisk::open(temp.path(), true).expect("the directory is free again");
+        let deadline = Instant::now() + PATIENCE;
+        while users.strong_count() > 0 {
+            assert!(Instant::now() < deadline, "the thread does not end");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_disk_that_is_stuck() {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (begun, begins) = channel();
+        let (release, released) = channel::<()>();
+        let mut reader = LogReader::spawn(waker, move |_| {
+            begun.send(()).unwrap();
+            let _ = released.recv_timeout(PATIENCE);
+            Vec::new()
+        })
+        .unwrap();
+        reader.submit(fetch(1));
+        reader.submit(fetch(2));
+        begins.recv_timeout(PATIENCE).unwrap();
+        drop(reader);
+        release.send(()).expect("the disk is still stuck");
+        let rest = begins.recv_timeout(PATIENCE);
+        assert_eq!(rest, Err(RecvTimeoutError::Disconnected), "the second is not begun");
     }
 }

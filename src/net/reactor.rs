@@ -6,6 +6,7 @@
 //! 3. read every ready connection once, and serve all the requests that are there;
 //! 4. seal the writes of the turn into one batch, and hand it to the log thread and the members;
 //! 5. if nobody reads, wait for the disk a little: most often that is quicker than another turn.
+//!    A leader of others does not: it waits for them.
 //!
 //! Events are edge-triggered: what is not drained is remembered in `queue`, and the next turn
 //! does not sleep.
@@ -25,7 +26,7 @@ use slab::Slab;
 
 use super::clock::Clock;
 use super::listener::Listener;
-use super::log_queue::LogQueue;
+use super::log_queue::{LogQueue, LogState};
 use super::log_reader::LogReader;
 use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
@@ -133,7 +134,8 @@ impl Reactor {
         let mut source = SourceFd(&signals.descriptor());
         poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
-        let log = LogQueue::new(log, peers.is_some());
+        let recovered = LogState { term: node.status().term, last: node.status().durable };
+        let log = LogQueue::new(log, recovered, peers.is_some());
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -217,7 +219,8 @@ impl Reactor {
         }
         let submitted = self.submit(&now);
         self.flush_peers(&now);
-        if submitted && self.queue.is_empty() && !self.reads_come(&now) {
+        let waits_for_others = self.peers.is_some() && self.node.leads();
+        if submitted && self.queue.is_empty() && !waits_for_others && !self.reads_come(&now) {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
                 self.take_news(news, &now);
@@ -297,10 +300,10 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
-            if let (Some(term), Some(peers)) =
+            if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {
-                peers.set_durable_term(term);
+                peers.set_durable(state);
             }
         }
         self.speak(now);

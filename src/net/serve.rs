@@ -12,6 +12,7 @@ use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId, Role};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::listener::Listener;
+use super::log_queue::LogState;
 use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
@@ -173,7 +174,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             members: members.clone(),
             cluster: identity.cluster,
             incarnation: identity.incarnation,
-            term: recovery.term(),
+            durable: LogState { term: recovery.term(), last: recovery.last_index() },
             listener: bind_peers(
                 config.peer_listen.as_deref().unwrap_or(&own.peer),
                 secret.is_some(),

@@ -12,6 +12,9 @@ use super::words;
 /// Longer than any election timeout is random.
 const ELECTION_TIMEOUTS_MS: u64 = 600;
 
+/// Between two heartbeats.
+const HEARTBEAT_MS: u64 = 50;
+
 /// More rounds than any script needs: two nodes that never come to an end are a bug.
 const ROUNDS_MAX: usize = 1000;
 
@@ -71,10 +74,9 @@ impl Cluster {
         let mut said = self.machine(id).turn();
         for (to, message) in std::mem::take(&mut self.machine(id).messages) {
             let trace = message.trace(id).to_string();
-            let arrow = match self.network.send(Link { from: id, to }, message) {
-                true => "->",
-                false => "-x",
-            };
+            let is_up = self.nodes.get(&to).is_some_and(|node| node.is_up);
+            let arrives = is_up && self.network.send(Link { from: id, to }, message);
+            let arrow = if arrives { "->" } else { "-x" };
             said += &format!("{arrow} {to} {trace}\n");
         }
         for fetch in &self.machine(id).fetches {
@@ -245,6 +247,13 @@ impl Cluster {
             }
         }
         panic!("they never come to an end:\n{said}");
+    }
+
+    /// Time passes as slowly as the heartbeats come.
+    pub fn pass(&mut self, ms: u64) -> String {
+        let everybody = self.ids();
+        let steps = ms / HEARTBEAT_MS;
+        (0..steps).map(|_| self.tick_all(HEARTBEAT_MS) + &self.stabilize(&everybody)).collect()
     }
 
     /// What a node has asked of its disk is done.

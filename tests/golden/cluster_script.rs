@@ -79,6 +79,8 @@ pub enum Step {
     Log,
 
     // For one node, or for all
+    /// Time passes, and nobody looks.
+    Elapse(u64),
     /// Time passes, and the timers are looked at.
     Tick(u64),
     Status,
@@ -90,8 +92,8 @@ pub enum Step {
     Restart(u16),
     /// Nobody hears of a leader for long, and this node is the first to stand.
     Elect(u16),
-    /// Time passes, and nobody looks.
-    Elapse(u64),
+    /// Time passes in small steps, and all talk and sync meanwhile.
+    Pass(u64),
     /// What is on its way on the link arrives: all of it, or one message.
     Deliver {
         link: Link,
@@ -117,14 +119,14 @@ pub enum Step {
     Stabilize(Option<Group>),
 }
 
-/// `1,2,3`
+/// `1/2/3`
 pub struct Group(Vec<NodeId>);
 
 impl FromStr for Group {
     type Err = std::num::ParseIntError;
 
     fn from_str(group: &str) -> Result<Group, Self::Err> {
-        group.split(',').map(|id| id.parse().map(NodeId)).collect::<Result<_, _>>().map(Group)
+        group.split('/').map(|id| id.parse().map(NodeId)).collect::<Result<_, _>>().map(Group)
     }
 }
 
@@ -182,6 +184,7 @@ fn run(cluster: &mut Cluster, step: &Step) -> Result<String, Box<dyn Error>> {
         Step::Elect(id) => return Ok(cluster.elect(NodeId(*id))),
         Step::Deliver { link, at } => return Ok(cluster.deliver(*link, *at)),
         Step::Links => return Ok(cluster.on_its_way()),
+        Step::Pass(ms) => return Ok(cluster.pass(*ms)),
         Step::Heal => return Ok(cluster.heal()),
         Step::Stabilize(among) => {
             let among = among.as_ref().map_or_else(|| cluster.ids(), |among| among.0.clone());
@@ -209,6 +212,10 @@ fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<
         Step::Kill => return Ok(cluster.kill(id)),
         Step::Stall | Step::Unstall => {
             cluster.stall(id, matches!(step, Step::Stall));
+            return Ok(String::new());
+        }
+        Step::Elapse(ms) => {
+            cluster.machine(id).elapse(*ms);
             return Ok(String::new());
         }
         Step::Status => return Ok(cluster.machine(id).status()),

@@ -312,12 +312,20 @@ impl Machine {
         self.node.seal(&self.now, &mut self.out);
         assert!(self.out.replies.is_empty(), "seal answers nobody");
         let mut said = String::new();
-        let commit = self.node.status().committed;
+        let mut state = replay(&self.records);
+        let committed = self.node.status().committed;
+        let truncates = |(_, record): &(Lsn, Record)| matches!(record, Record::Truncate { .. });
+        let mut commit = self.records.last().map_or(LogIndex(0), |last| last.commit);
+        if !self.out.records.iter().any(truncates) {
+            // As the log does it: what comes with the entries that it commits is noted later.
+            commit = commit.max(committed.min(state.end.index));
+        }
         for (lsn, record) in self.out.records.drain(..) {
             said += &words::record(lsn, &record);
-            self.records.push(Written { lsn, record, commit });
+            let written = Written { lsn, record, commit };
+            follow(&mut state, &written);
+            self.records.push(written);
         }
-        check_log(&self.records);
         self.take_messages();
         said
     }
@@ -426,17 +434,22 @@ fn members(setup: &Setup) -> MemberList {
     MemberList::new(members).expect("distinct members")
 }
 
-/// What every log must be, whatever the script is about: the rules that recovery goes by.
-fn check_log(records: &[Written]) {
+/// What a log comes to.
+fn replay(records: &[Written]) -> LogState {
     let mut state = LogState::default();
-    for (position, Written { lsn, record, commit }) in (1..).zip(records) {
-        assert_eq!(*lsn, Lsn(position), "positions have no gap");
-        state.check_commit(*commit).expect("no more is committed than there is");
-        let continues = match record {
-            Record::Batch(batch) => state.batch(batch.header()),
-            Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
-            Record::Truncate { end } => state.truncate(*end, *commit),
-        };
-        continues.expect("a record that can come next");
+    for (position, written) in (1..).zip(records) {
+        assert_eq!(written.lsn, Lsn(position), "positions have no gap");
+        follow(&mut state, written);
     }
+    state
+}
+
+/// What every log must be, whatever the script is about: the rules that recovery goes by.
+fn follow(state: &mut LogState, written: &Written) {
+    let continues = match &written.record {
+        Record::Batch(batch) => state.batch(batch.header()),
+        Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
+        Record::Truncate { end } => state.truncate(*end, written.commit),
+    };
+    continues.expect("a record that can come next");
 }

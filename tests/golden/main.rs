@@ -12,8 +12,11 @@ mod network;
 mod script;
 mod words;
 
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use kvorum::core::seeded::Bug;
 use script::Script;
 
 test_each_file::test_each_path! { in "./tests/golden/node" as node => run_node }
@@ -25,4 +28,26 @@ fn run_node(path: &Path) {
 
 fn run_cluster(path: &Path) {
     goldenscript::run(&mut cluster_script::Script::default(), path).expect("the script runs");
+}
+
+/// The traces would not be what they are with the bugs that other systems had: each is told by at
+/// least one of them. (Or by what holds in every trace: then the script panics.)
+#[test]
+fn each_known_bug_changes_a_trace() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cluster");
+    let scripts = fs::read_dir(folder).expect("the scripts are there");
+    let mut scripts: Vec<_> = scripts
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap().replace("\r\n", "\n"))
+        .collect();
+    scripts.sort_unstable_by_key(String::len);
+    let shows = |bug, script: &String| {
+        let mut runner = cluster_script::Script::with_bug(bug);
+        let traced = catch_unwind(AssertUnwindSafe(|| goldenscript::generate(&mut runner, script)));
+        !matches!(traced, Ok(Ok(trace)) if trace == *script)
+    };
+    let not_shown: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|bug| !scripts.iter().any(|script| shows(*bug, script)))
+        .collect();
+    assert_eq!(not_shown, []);
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use kvorum_protocol::NodeId;
 use kvorum_protocol::peer::Message;
 
-/// One direction between two nodes: `1->2`.
+/// One direction between two nodes: `1-2` is what leads from 1 to 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
     pub from: NodeId,
@@ -28,8 +28,8 @@ impl FromStr for Link {
     type Err = &'static str;
 
     fn from_str(link: &str) -> Result<Link, Self::Err> {
-        let ends = link.split_once("->");
-        let (from, to) = ends.ok_or("a link is called 1->2")?;
+        let ends = link.split_once('-');
+        let (from, to) = ends.ok_or("a link from 1 to 2 is called 1-2")?;
         match (from.parse(), to.parse()) {
             (Ok(from), Ok(to)) => Ok(Link { from: NodeId(from), to: NodeId(to) }),
             _ => Err("nodes are numbers"),

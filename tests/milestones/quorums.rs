@@ -15,6 +15,9 @@ const WELL_UNDER_THE_TIMEOUT: Duration = Duration::from_secs(1);
 /// As the default is for `--quorum-timeout-ms`.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For tests about one leader: a machine that is busy with other tests must not bring an election.
+const CALM: [&str; 2] = ["--election-timeout-ms", "1000"];
+
 /// Asks, and says how long the answer took.
 fn timed(client: &mut Text, line: &str) -> (String, Duration) {
     let start = Instant::now();
@@ -29,7 +32,11 @@ fn is_open(reply: &str) {
 
 #[test]
 fn m4_n_w_and_r_are_configurable() {
-    let cluster = Cluster::start_with(3, 0, &["--write-quorum", "all", "--read-quorum", "2"]);
+    let cluster = Cluster::start_with(
+        3,
+        0,
+        &["--write-quorum", "all", "--read-quorum", "2", "--election-timeout-ms", "1000"],
+    );
     for id in 1..=3 {
         let node = cluster.node(id);
         let shown = ["voters", "w", "r", "relaxed"].map(|name| node.status(name));
@@ -59,7 +66,7 @@ fn m4_three_nodes_with_w_2_succeed() {
 
 #[test]
 fn m4_three_nodes_with_w_3_and_two_up_fail_after_the_timeout() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_with(3, 0, &CALM);
     let leader = cluster.leader();
     cluster.kill(cluster.followers()[0]);
     let mut client = cluster.text(leader);
@@ -113,7 +120,7 @@ fn m4_five_nodes_with_w_3_go_on_with_two_dead() {
 
 #[test]
 fn m4_with_w_plus_r_over_n_reads_see_every_acknowledged_write() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, 0, &CALM);
     let leader = cluster.leader();
     let followers = cluster.followers();
     for (w, r) in [("2", "2"), ("1", "3"), ("all", "2"), ("majority", "majority")] {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvorum_protocol::peer::frame::{Phase, frame_bytes};
 use kvorum_protocol::peer::handshake::{Dialer, Failure, Step};
 use kvorum_protocol::peer::{Introduction, Lane};
-use kvorum_protocol::{NodeId, Term};
+use kvorum_protocol::{LogIndex, NodeId, Term};
 
 use crate::support::client::Raw;
 use crate::support::cluster::Cluster;
@@ -25,6 +25,7 @@ pub fn introduction(cluster: &Cluster, from: usize, to: usize) -> Introduction {
         epoch: 1,
         members: members.fingerprint(),
         term: Term(cluster.node(to).status_number("term")),
+        durable: LogIndex(cluster.node(to).status_number("last")),
         has_secret: false,
         nonce: [1; 16],
         known: Vec::new(),

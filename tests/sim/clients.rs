@@ -61,6 +61,8 @@ pub struct Op {
     /// The connection that carries it: of one client, to one process.
     pub connection: u64,
     is_done: bool,
+    /// What was decided when it was called.
+    pub decided: LogIndex,
     /// The acknowledged writes of its key when it was called, of those that a read with this R
     /// must see.
     must_see: Option<(LogIndex, OpNumber)>,
@@ -76,6 +78,11 @@ impl Op {
             Action::Set(value) => Some(value.to_string().into_bytes()),
             Action::Get | Action::Delete => None,
         }
+    }
+
+    /// Whether it has to be linearizable.
+    pub fn is_strict(&self) -> bool {
+        self.history.is_some()
     }
 
     /// The write that this is, in a cluster of so many voters.
@@ -208,8 +215,11 @@ impl World {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
         let is_strict = call.key < self.options.clients.keys;
-        // Anybody may be read from; writes go to the leader, as far as the client knows.
-        let roams = call.action == Action::Get && self.chance.happens(0.5);
+        let roams = self.chance.happens(match call.action {
+            Action::Get => self.options.clients.roaming_reads,
+            Action::Set(_) | Action::Delete => self.options.clients.roaming_writes,
+        });
+        let roams = roams && !self.clients.are_quiet;
         let leader = self.clients.clients[client as usize].place;
         let place = if roams { self.chance.below(self.machines.len()) } else { leader };
         let r = quorum.unwrap_or(Quorum::Majority).size(voters).expect("asked for what there is");
@@ -224,7 +234,10 @@ impl World {
         let history = is_strict.then(|| self.clients.history.call(client, call.clone()));
         let life = self.machines[place].life;
         let connection = u64::from(client) << 40 | (place as u64) << 32 | u64::from(life);
-        let op = Op { client, call, quorum, history, place, connection, is_done: false, must_see };
+        let decided = self.checks.ledger().end();
+        let is_done = false;
+        let op =
+            Op { client, call, quorum, history, place, connection, is_done, decided, must_see };
         self.clients.ops.push(op);
         self.clients.clients[client as usize].in_flight += 1;
         let arrives = self.now + self.clients.delay(&mut self.chance);

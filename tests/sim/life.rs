@@ -1,16 +1,16 @@
 //! How processes begin and end, and what their disks do meanwhile.
 
 use kvorum::core::seeded::Bug;
-use kvorum::core::{Node, NodeConfig, Recovery};
-use kvorum::wal::{self, Identity, WalConfig, WalError};
+use kvorum::core::{Fetch, Node, NodeConfig, Recovery};
+use kvorum::wal::{self, Fetcher, Identity, WalConfig, WalError};
 use kvorum_protocol::ClusterId;
 
 use crate::image::{LogImage, Observed};
-use crate::invariants::{Checked, Violation};
+use crate::invariants::{Checked, Violation, ensure};
 use crate::log::{Log, Submitted};
 use crate::memory_disk::Loss;
 use crate::network::Place;
-use crate::node::{Process, id_of};
+use crate::node::{Input, Process, id_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::world::{Event, World};
 
@@ -60,7 +60,8 @@ impl World {
         if let Some(bug) = self.bug {
             core.seed_bug(bug);
         }
-        self.machines[place].process = Some(Box::new(Process::new(core, log)));
+        let fetcher = Fetcher::new(self.machines[place].disk.handle());
+        self.machines[place].process = Some(Box::new(Process::new(core, log, fetcher)));
         self.machines[place].turn_at = Time::MAX;
         self.wake(place);
         let life = self.machines[place].life;
@@ -223,6 +224,35 @@ impl World {
             }
             Err(error) => self.log_failed(place, &error),
         }
+    }
+
+    /// A part of the log is read back, beside the writer.
+    pub fn read_back(&mut self, place: Place, life: u32, fetch: &Fetch) -> Checked {
+        let machine = &mut self.machines[place];
+        if machine.life != life {
+            return Ok(());
+        }
+        let process = machine.process.as_mut().expect("this life goes on");
+        let read = process.fetcher.fetch(fetch);
+        self.note_node(place, || {
+            let count = read.as_ref().map(Vec::len);
+            format!("reads {}..{} for n{}: {count:?}", fetch.from, fetch.end, fetch.member)
+        });
+        let batches = match read {
+            Ok(batches) => {
+                self.checks.reads_back(place, fetch, &batches)?;
+                batches
+            }
+            Err(error) => {
+                let machine = &self.machines[place];
+                ensure(machine.is_doomed || machine.is_damaged, "a sound log is read", || {
+                    format!("n{}: {error}", place + 1)
+                })?;
+                Vec::new()
+            }
+        };
+        self.give(place, Input::Fetched(fetch.member, fetch.from, batches));
+        Ok(())
     }
 
     fn tend_at(&mut self, place: Place, at: Time) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kvorum::core::{Node, Output};
+use kvorum::wal::Fetcher;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, NodeId};
 
@@ -39,6 +40,8 @@ pub struct Machine {
 pub struct Process {
     pub core: Node,
     pub log: Log,
+    /// Reads the log back.
+    pub fetcher: Fetcher,
     pub out: Output,
     /// What the log said last.
     pub told: Option<Standing>,
@@ -91,10 +94,11 @@ impl Machine {
 }
 
 impl Process {
-    pub fn new(core: Node, log: Log) -> Process {
+    pub fn new(core: Node, log: Log, fetcher: Fetcher) -> Process {
         Process {
             core,
             log,
+            fetcher,
             out: Output::default(),
             told: None,
             inbox: Vec::new(),

@@ -44,6 +44,10 @@ pub struct ClientOptions {
     pub patience: Time,
     /// Of 100 operations, how many are reads.
     pub reads_percent: u64,
+    /// How often a read asks anybody instead of the leader, as far as the client knows.
+    pub roaming_reads: f64,
+    /// How often a write does.
+    pub roaming_writes: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -129,13 +133,15 @@ impl ClientOptions {
         let count = u32::try_from(chance.between(1, 8)).expect("it is small");
         ClientOptions {
             count,
-            keys: u32::try_from(chance.between(1, 8)).expect("it is small"),
+            keys: chance.one_of(&[1, 1, 2, 3, 5, 8]),
             relaxed: chance.happens(0.5),
             depth: chance.one_of(&[1, 1, 2, 4, 8]),
             // All clients together, so that histories and logs stay of one size.
-            think: u64::from(count) * chance.between(15, 60) * MILLISECOND,
+            think: u64::from(count) * chance.magnitude(8, 60) * MILLISECOND,
             patience: chance.between(200, 6000) * MILLISECOND,
             reads_percent: chance.one_of(&[20, 50, 50, 80]),
+            roaming_reads: chance.one_of(&[0.3, 0.9]),
+            roaming_writes: chance.one_of(&[0.05, 0.4]),
         }
     }
 }

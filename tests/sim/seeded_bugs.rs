@@ -12,7 +12,7 @@ use crate::runner;
 const SEEDS_MAX: u64 = 500;
 
 /// Where the searches begin: the median of them is printed.
-const STARTS: [u64; 1] = [0];
+const STARTS: [u64; 5] = [0, 100_000, 200_000, 300_000, 400_000];
 
 /// What the searches for one bug have found.
 struct Found {

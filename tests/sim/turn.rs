@@ -28,7 +28,7 @@ const HURRIES_MAX: u32 = 4;
 
 /// Messages on one link at once. What a core may have under way to one member is bounded, whatever
 /// the network does; this is far above it, and far below what an endless repetition makes.
-const IN_FLIGHT_MAX: usize = 20_000;
+const IN_FLIGHT_MAX: usize = 4_000;
 
 impl World {
     pub fn turn(&mut self, place: Place) -> Checked {
@@ -130,11 +130,9 @@ impl World {
             self.send(place, place_of(to), message)?;
         }
         for fetch in said.fetches {
-            let batches = self.checks.log_of(place, &fetch);
             let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
-            let (life, member, from) = (self.machines[place].life, fetch.member, fetch.from);
-            self.note_node(place, || format!("reads {from}..{} for n{member}", fetch.end));
-            self.queue.schedule(at, Event::Read { place, life, member, from, batches });
+            let life = self.machines[place].life;
+            self.queue.schedule(at, Event::ReadBack { place, life, fetch });
         }
         for (number, told) in said.late_answers {
             let is_due = process.waiting.remove(&number).is_some();
@@ -246,6 +244,10 @@ impl World {
         let voters = usize::from(self.options.voters);
         let op = self.clients.op(number);
         let write = op.write(voters);
+        let is_read = matches!(told, Told::Value(..) | Told::NotFound);
+        if is_read && op.is_strict() {
+            self.checks.has_applied(place, op.decided)?;
+        }
         match &told {
             Told::Written(version) | Told::Deleted(version, _) => {
                 self.checks.acknowledges(place, &write, *version)?;

@@ -5,9 +5,10 @@
 
 use std::time::Instant;
 
+use kvorum::core::Fetch;
 use kvorum::core::seeded::Bug;
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, LogIndex, Member, MemberList, NodeId, Role};
+use kvorum_protocol::{Member, MemberList, NodeId, Role};
 
 use crate::chance::Chance;
 use crate::clients::{Clients, OpNumber, Told};
@@ -43,13 +44,11 @@ pub enum Event {
     Synced(Place, u32),
     /// The log of this life wants to be tended.
     Tend(Place, u32),
-    /// A part of the log is read back.
-    Read {
+    /// A part of the log is read back by the process of this life.
+    ReadBack {
         place: Place,
         life: u32,
-        member: NodeId,
-        from: LogIndex,
-        batches: Vec<Batch>,
+        fetch: Fetch,
     },
     /// Two nodes try to connect.
     Connect(Place, Place),
@@ -179,11 +178,7 @@ impl World {
             }
             Event::Synced(place, life) => self.synced(place, life)?,
             Event::Tend(place, life) => self.tend(place, life)?,
-            Event::Read { place, life, member, from, batches } => {
-                if self.machines[place].life == life {
-                    self.give(place, Input::Fetched(member, from, batches));
-                }
-            }
+            Event::ReadBack { place, life, fetch } => self.read_back(place, life, &fetch)?,
             Event::Connect(one, other) => self.connect(one, other),
             Event::Refused { place, gone, life } => {
                 if self.machines[place].life == life && !self.machines[gone].is_up() {

@@ -47,7 +47,7 @@ pub mod kind {
     pub const DURABLE_REQUEST: u8 = 0x1b;
     pub const DURABLE_REPLY: u8 = 0x1c;
 
-    pub const DURABLE_TERM: u8 = 0x20;
+    pub const DURABLE: u8 = 0x20;
 }
 
 /// How far two peers are.
@@ -73,7 +73,7 @@ pub fn frame_bytes(input: &[u8], phase: Phase) -> Result<Option<usize>, DecodeEr
     let limit = match (phase, kind) {
         (Phase::Handshake, kind::HELLO..=kind::REFUSED) => HANDSHAKE_FRAME_BYTES_MAX,
         (Phase::Open, kind::APPEND) => PEER_FRAME_BYTES_MAX,
-        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::DURABLE_REPLY | kind::DURABLE_TERM) => {
+        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::DURABLE_REPLY | kind::DURABLE) => {
             SMALL_FRAME_BYTES_MAX
         }
         _ => return Err(DecodeError::UnknownOpcode(kind)),

@@ -56,7 +56,8 @@ pub enum Failure {
     Refused {
         /// Why.
         refusal: Refusal,
-        /// It has proved that it has the secret, or there is none: what it says may be acted upon.
+        /// Both sides have introduced themselves, and it has proved that it has the secret if
+        /// there is one: what it says may be acted upon.
         is_authentic: bool,
     },
 }
@@ -119,10 +120,9 @@ impl Transcript {
             return Failure::Malformed(DecodeError::TooLarge { what: "sentence", limit });
         }
         let is_authentic = match &self.secret {
+            _ if self.welcome.is_empty() => false,
             Some(secret) => {
-                !self.welcome.is_empty()
-                    && secret
-                        .verify(&[REFUSAL, &self.hello, &self.welcome, &[code], sentence], proof)
+                secret.verify(&[REFUSAL, &self.hello, &self.welcome, &[code], sentence], proof)
             }
             None => true,
         };

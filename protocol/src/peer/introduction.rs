@@ -5,22 +5,22 @@
 //! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
 //! | version | flags | lane | from | to | cluster | incarnation | boot | epoch | members | term
 //! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
-//!  56      72      74
-//! +-------+-------+------------------------------------
-//! | nonce | count | count times: u16 id, u64 incarnation, in ascending order of the ids
-//! +-------+-------+------------------------------------
+//!  56        64      80      82
+//! +---------+-------+-------+------------------------------------
+//! | durable | nonce | count | count times: u16 id, u64 incarnation, in ascending order of the ids
+//! +---------+-------+-------+------------------------------------
 //! ```
 
 use super::VERSION;
 use super::message::Lane;
 use crate::error::DecodeError;
-use crate::limits::{MEMBERS_MAX, TERM_MAX};
-use crate::types::{ClusterId, NodeId, Term};
+use crate::limits::{LOG_INDEX_MAX, MEMBERS_MAX, TERM_MAX};
+use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 const FLAG_SECRET: u8 = 1;
 const LANE_CONTROL: u8 = 0;
 const LANE_BULK: u8 = 1;
-const FIXED_BYTES: usize = 74;
+const FIXED_BYTES: usize = 82;
 const KNOWN_BYTES: usize = 10;
 
 /// One side's part of a handshake.
@@ -45,6 +45,9 @@ pub struct Introduction {
     pub members: u64,
     /// The term that it remembers durably.
     pub term: Term,
+    /// Index of the last entry of its log at the same point: a restart finds this much of the log
+    /// and this term, or what came later.
+    pub durable: LogIndex,
     /// Whether it has a cluster secret.
     pub has_secret: bool,
     /// Drawn for this handshake: a proof from another one is worth nothing.
@@ -63,9 +66,15 @@ impl Introduction {
         });
         out.extend_from_slice(&self.from.0.to_le_bytes());
         out.extend_from_slice(&self.to.0.to_le_bytes());
-        for field in
-            [self.cluster.0, self.incarnation, self.boot, self.epoch, self.members, self.term.0]
-        {
+        for field in [
+            self.cluster.0,
+            self.incarnation,
+            self.boot,
+            self.epoch,
+            self.members,
+            self.term.0,
+            self.durable.0,
+        ] {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.nonce);
@@ -104,6 +113,10 @@ impl Introduction {
         if term > TERM_MAX {
             return Err(DecodeError::Invalid("term"));
         }
+        let durable = u64_at(56);
+        if durable > LOG_INDEX_MAX {
+            return Err(DecodeError::Invalid("log index"));
+        }
         Ok(Introduction {
             from,
             to,
@@ -114,9 +127,10 @@ impl Introduction {
             epoch: u64_at(32),
             members: u64_at(40),
             term: Term(term),
+            durable: LogIndex(durable),
             has_secret,
-            nonce: fixed[56..72].try_into().expect("16 bytes"),
-            known: decode_known(usize::from(u16_at(72)), known)?,
+            nonce: fixed[64..80].try_into().expect("16 bytes"),
+            known: decode_known(usize::from(u16_at(80)), known)?,
         })
     }
 }

@@ -18,9 +18,15 @@ const FLAG: u8 = 1;
 pub enum Frame {
     /// For the core.
     Message(Message),
-    /// The term that the sender remembers durably. Whoever hears it can tell later whether the
-    /// sender has forgotten it.
-    DurableTerm(Term),
+    /// What the sender has on its disk. Whoever hears it can tell later whether the sender has
+    /// forgotten it.
+    Durable {
+        /// The highest term that it remembers.
+        term: Term,
+        /// In this term its log never ends before this index again: that of a leader's last
+        /// durable entry, 0 from anybody else.
+        last: LogIndex,
+    },
 }
 
 /// Appends the frame of `message` to `out`, up to its batches: their bytes must follow, in order.
@@ -67,9 +73,9 @@ pub fn encode<'a>(message: &'a Message, out: &mut Vec<u8>) -> &'a [Batch] {
     &[]
 }
 
-/// Appends the frame of [`Frame::DurableTerm`] to `out`.
-pub fn encode_durable_term(term: Term, out: &mut Vec<u8>) {
-    put(out, kind::DURABLE_TERM, false, &[term.0], 0);
+/// Appends the frame of [`Frame::Durable`] to `out`.
+pub fn encode_durable(term: Term, last: LogIndex, out: &mut Vec<u8>) {
+    put(out, kind::DURABLE, false, &[term.0, last.0], 0);
 }
 
 fn encode_append<'a>(append: &'a Append, out: &mut Vec<u8>) -> &'a [Batch] {
@@ -160,9 +166,9 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
             let (last, last_term) = position(last, last_term, own)?;
             Message::DurableReply { term: term(own)?, id, last, last_term }
         }
-        kind::DURABLE_TERM => {
-            let [own] = fields(body)?;
-            return Ok(Frame::DurableTerm(term(own)?));
+        kind::DURABLE => {
+            let [own, last] = fields(body)?;
+            return Ok(Frame::Durable { term: term(own)?, last: index(last)? });
         }
         _ => return Err(DecodeError::UnknownOpcode(kind)),
     };

@@ -77,7 +77,8 @@ pub struct Asker {
 #[derive(Clone, Copy, Debug)]
 pub enum WriteOutcome {
     /// It is in the log at this index, which later reads of its connection wait for. The answer
-    /// comes through [`Output::replies`] when W voters hold it durably.
+    /// comes through [`Output::replies`](crate::core::Output::replies) when W voters hold it
+    /// durably.
     Waiting(LogIndex),
     /// Too much is on its way to the disk: ask again when the log reports.
     Later,
@@ -90,7 +91,7 @@ pub enum WriteOutcome {
 pub enum ReadOutcome<'a> {
     /// This is the answer.
     Ready(Response<'a>),
-    /// The answer comes through [`Output::replies`].
+    /// The answer comes through [`Output::replies`](crate::core::Output::replies).
     Waiting {
         /// How many bytes of values it would hold now; writes that are under way may change that.
         value_bytes: usize,

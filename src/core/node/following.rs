@@ -54,7 +54,7 @@ impl Node {
             return Ok(true);
         }
         if let Some(own) = self.log.batch_with(header.first_index) {
-            if own.header().crc == header.crc {
+            if *own.header() == header {
                 self.following.matched = self.following.matched.max(header.last_index());
                 return Ok(true);
             }

@@ -125,6 +125,7 @@ impl Node {
     /// may be lost.
     pub fn member_joined(&mut self, now: &Now, member: NodeId) {
         self.now = now.monotonic;
+        self.raft.find(member);
         let Some(leading) = &mut self.leading else {
             self.asks.repeat();
             return;

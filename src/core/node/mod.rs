@@ -380,6 +380,13 @@ impl Node {
         matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
     }
 
+    /// Whether it leads, ready or not.
+    #[inline]
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
     /// Whether there is no other member.
     #[must_use]
     pub fn is_alone(&self) -> bool {

@@ -48,10 +48,10 @@ impl Node {
             let Role::Leader { first_index } = self.raft.role() else {
                 return self.ask_and_wait(quorum, voters, asker, read, deadline);
             };
-            if self.log.committed() < first_index && !has_bug!(self, ReadsBeforeNoop) {
+            if !has_bug!(self, ReadsBeforeNoop) {
                 after = after.max(first_index);
             }
-            if let Quorum::Count(2..) = quorum {
+            if quorum != Quorum::Majority {
                 // Whatever a voter that still follows holds, it got from this log.
                 after = after.max(LogIndex(self.log.next_index().0 - 1));
             }

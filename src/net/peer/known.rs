@@ -1,13 +1,15 @@
-//! Which data directory each voter had when it was met, and the highest term that it has said it
-//! remembers. A voter that comes with another directory, or remembers less, may have forgotten
-//! votes and entries that the cluster counts on; it is not let in.
+//! Which data directory each voter had when it was met, the highest term that it has said it
+//! remembers, and how much of the log it has said to be durable. A voter that comes with another
+//! directory, or remembers less, may have forgotten votes and entries that the cluster counts on;
+//! it is not let in. Why that never hits a healthy voter: `protocol/src/peer/PEER.md`, "Amnesia".
 //!
-//! This is the table; [`known_file`](super::known_file) keeps it on the disk.
+//! This is the table; [`known_file`](super::known_file) keeps it on the disk, but for what voters
+//! have acknowledged: that changes with every sync of theirs.
 
 use std::collections::BTreeMap;
 
 use kvorum_protocol::peer::{Introduction, Refusal};
-use kvorum_protocol::{MemberList, NodeId, Role, Term};
+use kvorum_protocol::{LogIndex, MemberList, NodeId, Role, Term};
 
 const FIRST_LINE: &str = "kvorum peers 1\n";
 
@@ -24,9 +26,19 @@ struct Voter {
     incarnation: u64,
     /// The highest that it has said it remembers.
     term: Term,
+    /// The highest that it has said to be durable, and its term then: there its log must not end
+    /// before. Forgotten with this process.
+    durable: (Term, LogIndex),
     /// The process that was let in last, if that was in this life. While a process lives it
     /// forgets nothing; but what it says on two connections may overtake each other.
     boot: Option<u64>,
+}
+
+impl Voter {
+    /// One of which no more is known.
+    fn new(incarnation: u64) -> Voter {
+        Voter { incarnation, term: Term(0), durable: (Term(0), LogIndex(0)), boot: None }
+    }
 }
 
 impl Known {
@@ -42,7 +54,9 @@ impl Known {
     ) -> Result<(), Refusal> {
         let Some(voter) = self.voters.get(&theirs.from) else { return Ok(()) };
         let is_same = voter.incarnation == theirs.incarnation;
-        let is_fresh = voter.boot == Some(theirs.boot) || theirs.term >= voter.term;
+        let remembers_all =
+            theirs.term >= voter.term && (theirs.term, theirs.durable) >= voter.durable;
+        let is_fresh = voter.boot == Some(theirs.boot) || remembers_all;
         // A learner has promised nothing.
         if is_same && is_fresh || !is_voter(members, theirs.from) {
             return Ok(());
@@ -56,16 +70,14 @@ impl Known {
         let before = self.clone();
         for (id, incarnation) in &theirs.known {
             if *id != own && is_voter(members, *id) {
-                let heard_of = Voter { incarnation: *incarnation, term: Term(0), boot: None };
-                self.voters.entry(*id).or_insert(heard_of);
+                self.voters.entry(*id).or_insert(Voter::new(*incarnation));
             }
         }
         if is_voter(members, theirs.from) {
-            let Introduction { incarnation, term, boot, .. } = *theirs;
-            let met = Voter { incarnation, term, boot: Some(boot) };
+            let met = Voter::new(theirs.incarnation);
             let voter = self.voters.entry(theirs.from).or_insert(met);
-            let term = voter.term.max(term);
-            *voter = Voter { term, ..met };
+            voter.term = voter.term.max(theirs.term);
+            voter.boot = Some(theirs.boot);
         }
         self.text() != before.text()
     }
@@ -78,6 +90,13 @@ impl Known {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Learns that the log of `member` never ends before `durable` again in `term`.
+    pub fn learn_durable(&mut self, member: NodeId, term: Term, durable: LogIndex) {
+        if let Some(voter) = self.voters.get_mut(&member) {
+            voter.durable = voter.durable.max((term, durable));
         }
     }
 
@@ -109,11 +128,8 @@ impl Known {
             let ["node", id, "incarnation", incarnation, "term", term] = words[..] else {
                 return None;
             };
-            let voter = Voter {
-                incarnation: u64::from_str_radix(incarnation, 16).ok()?,
-                term: Term(term.parse().ok()?),
-                boot: None,
-            };
+            let incarnation = u64::from_str_radix(incarnation, 16).ok()?;
+            let voter = Voter { term: Term(term.parse().ok()?), ..Voter::new(incarnation) };
             known.voters.insert(NodeId(id.parse().ok()?), voter);
         }
         // The text has one form only, so writing it again checks every byte, the sum included.
@@ -151,6 +167,7 @@ mod tests {
             epoch: 1,
             members: members().fingerprint(),
             term: Term(term),
+            durable: LogIndex(0),
             has_secret: false,
             nonce: [0; 16],
             known: Vec::new(),
@@ -195,6 +212,29 @@ mod tests {
     }
 
     #[test]
+    fn a_voter_that_has_lost_what_it_has_acknowledged_is_not_let_in() {
+        let mut known = Known::default();
+        let at = |term, durable, boot| Introduction {
+            durable: LogIndex(durable),
+            ..introduction(2, 100, term, boot)
+        };
+        assert!(lets_in(&mut known, &at(5, 10, 1)));
+        // What it says in an introduction is no promise: another leader may cut it off.
+        assert!(lets_in(&mut known, &at(5, 8, 2)));
+        known.learn_durable(NodeId(2), Term(5), LogIndex(9));
+        known.learn_durable(NodeId(2), Term(5), LogIndex(7));
+        known.learn_durable(NodeId(2), Term(4), LogIndex(99));
+        assert!(!lets_in(&mut known, &at(5, 8, 3)));
+        // The same process has only said it in another order.
+        assert!(lets_in(&mut known, &at(5, 8, 2)));
+        assert!(lets_in(&mut known, &at(5, 9, 3)));
+        // The leader of a later term has cut off what nobody had decided.
+        assert!(lets_in(&mut known, &at(6, 3, 4)));
+        known.learn_durable(NodeId(3), Term(5), LogIndex(9));
+        assert_eq!(known.incarnations(), [(NodeId(2), 100)]);
+    }
+
+    #[test]
     fn what_others_know_counts_until_the_voter_is_met() {
         let mut known = Known::default();
         let of_others = vec![(OWN, 1), (NodeId(3), 300), (NodeId(8), 800), (NodeId(9), 900)];
@@ -219,8 +259,8 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(Known::decode(known.encode().as_bytes()), Some(known.clone()));
         known.learn_term(NodeId(2), Term(1));
-        known.voters.insert(NodeId(2), Voter { incarnation: 7, term: Term(3), boot: None });
-        known.voters.insert(NodeId(3), Voter { incarnation: 8, term: Term(4), boot: None });
+        known.voters.insert(NodeId(2), Voter { term: Term(3), ..Voter::new(7) });
+        known.voters.insert(NodeId(3), Voter { term: Term(4), ..Voter::new(8) });
         let text = known.encode();
         assert_eq!(Known::decode(text.as_bytes()), Some(known));
         for bit in 0..text.len() * 8 {

@@ -9,7 +9,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use mio::Waker;
 
@@ -61,14 +61,13 @@ pub fn load(disk: &dyn Disk) -> Result<Known, KnownError> {
 /// One state of the table, and its number.
 type Version = (u64, String);
 
-/// Writes the table, on a thread of its own.
+/// Writes the table, on a thread of its own. The thread ends by itself when this is dropped; nobody
+/// waits for it then, because the disk may be stuck, and what is half written does not count.
 #[derive(Debug)]
 pub struct KnownFile {
-    /// `None` only while it is being dropped.
-    versions: Option<Sender<Version>>,
+    versions: Sender<Version>,
     submitted: u64,
     written: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl KnownFile {
@@ -81,31 +80,20 @@ impl KnownFile {
         let written = Arc::new(AtomicU64::new(0));
         let theirs = Arc::clone(&written);
         let run = move || write_all(&*disk, &waiting, &theirs, &waker);
-        let thread = thread::Builder::new().name("kvorum-peers".into()).spawn(run)?;
-        Ok(KnownFile { versions: Some(versions), submitted: 0, written, thread: Some(thread) })
+        thread::Builder::new().name("kvorum-peers".into()).spawn(run)?;
+        Ok(KnownFile { versions, submitted: 0, written })
     }
 
     /// Has the table written.
     pub fn submit(&mut self, known: &Known) {
         self.submitted += 1;
-        let versions = self.versions.as_ref().expect("it is not being dropped");
-        let sent = versions.send((self.submitted, known.encode()));
-        sent.expect("the thread runs until it is dropped");
+        let sent = self.versions.send((self.submitted, known.encode()));
+        sent.expect("the thread runs until this is dropped");
     }
 
     /// Whether all that was submitted is durable.
     pub fn is_written(&self) -> bool {
         self.written.load(Ordering::Acquire) == self.submitted
-    }
-}
-
-impl Drop for KnownFile {
-    fn drop(&mut self) {
-        self.versions = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported there.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvorum_protocol::NodeId;
 use kvorum_protocol::peer::handshake::{Acceptor, Dialer, Failure, Step};
 use kvorum_protocol::peer::wire;
 use kvorum_protocol::peer::{Introduction, Lane, Refusal};
+use kvorum_protocol::{LogIndex, NodeId};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
@@ -205,7 +205,8 @@ impl Peers {
             boot: self.boot,
             epoch: self.epoch,
             members: self.members.fingerprint(),
-            term: self.durable_term,
+            term: self.durable.term,
+            durable: self.durable.last,
             has_secret: self.secret.is_some(),
             nonce: rand::random(),
             known: self.known.incarnations(),
@@ -243,8 +244,8 @@ impl Peers {
         }
     }
 
-    /// Decides whether the other side, which is who it says, is welcome. If so, it is let in as soon
-    /// as what it says of itself is durable here: it must not be forgotten before it counts.
+    /// Decides whether the other side, which is who it says, is welcome. If so, it is let in as
+    /// soon as what it says of itself is durable here: it must not be forgotten before it counts.
     fn judge(
         &mut self,
         link: &mut Link,
@@ -374,9 +375,11 @@ impl Peers {
         link.deadline = Instant::NEVER;
         if lane == Lane::Control {
             // It may have grown since HELLO.
-            link.outbox.append(|out| wire::encode_durable_term(self.durable_term, out));
+            let term = self.durable.term;
+            link.outbox.append(|out| wire::encode_durable(term, LogIndex(0), out));
         }
         let route = &mut self.routes[route];
+        route.told_durable = LogIndex(0);
         let dial = route.dial(lane);
         dial.state = DialState::Open(link.id);
         dial.failures = 0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvorum_protocol::peer::wire::{self, Frame};
 use kvorum_protocol::peer::{Lane, Message, Reason, Refusal, Secret};
-use kvorum_protocol::{ClusterId, MemberList, NodeId, Role, Term};
+use kvorum_protocol::{ClusterId, LogIndex, MemberList, NodeId, Role};
 use mio::event::Event;
 use mio::{Interest, Registry, Token, Waker};
 
@@ -21,6 +21,7 @@ use super::said::Said;
 use crate::core::{Instant, Node, Now};
 use crate::disk::Disk;
 use crate::net::listener::Listener;
+use crate::net::log_queue::LogState;
 
 /// Marks the tokens of peers. Those of clients have a slot in their lower half, which never grows
 /// so large.
@@ -53,8 +54,8 @@ pub struct PeersConfig {
     pub cluster: ClusterId,
     /// The incarnation of the data directory.
     pub incarnation: u64,
-    /// The term that the log remembers.
-    pub term: Term,
+    /// How the log ends, durably.
+    pub durable: LogState,
     /// What is known of the voters.
     pub known: Known,
     /// What members prove to each other.
@@ -78,7 +79,8 @@ pub struct Peers {
     pub(super) boot: u64,
     /// Counts the connections that it has dialed.
     pub(super) epoch: u64,
-    pub(super) durable_term: Term,
+    /// How the log ends, durably.
+    pub(super) durable: LogState,
     pub(super) secret: Option<Secret>,
     pub(super) known: Known,
     pub(super) known_file: KnownFile,
@@ -123,7 +125,7 @@ impl Peers {
             incarnation: config.incarnation,
             boot: rand::random(),
             epoch: 0,
-            durable_term: config.term,
+            durable: config.durable,
             secret: config.secret,
             known: config.known,
             known_file: KnownFile::start(config.disk, Arc::clone(&waker))?,
@@ -196,18 +198,28 @@ impl Peers {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.outbox.push(message);
         mark_dirty(link, &mut self.dirty);
+        // A leader gets no chance to acknowledge what it has itself: it says so beside.
+        let LogState { term, last } = self.durable;
+        let told = &mut self.routes[route].told_durable;
+        if matches!(message, Message::Heartbeat { term: led, .. } if *led == term) && *told < last {
+            *told = last;
+            link.outbox.append(|out| wire::encode_durable(term, last, out));
+        }
     }
 
-    /// Tells the others which term this node remembers, when that has grown.
-    pub fn set_durable_term(&mut self, term: Term) {
-        if term <= self.durable_term {
+    /// The log is durable up to this state. Tells the others which term this node remembers, when
+    /// that has grown.
+    pub fn set_durable(&mut self, durable: LogState) {
+        let has_term = durable.term > self.durable.term;
+        self.durable = durable;
+        if !has_term {
             return;
         }
-        self.durable_term = term;
-        for route in &self.routes {
+        for route in &mut self.routes {
+            route.told_durable = LogIndex(0);
             let Some(id) = route.open_link(Lane::Control) else { continue };
             let Some(link) = self.links.get_mut(&id) else { continue };
-            link.outbox.append(|out| wire::encode_durable_term(term, out));
+            link.outbox.append(|out| wire::encode_durable(durable.term, LogIndex(0), out));
             mark_dirty(link, &mut self.dirty);
         }
     }
@@ -304,9 +316,17 @@ impl Peers {
                 if self.trace {
                     trace(now, from, self.id, &message);
                 }
+                let acknowledged = match message {
+                    Message::Ack { term, durable, .. } => Some((term, durable)),
+                    _ => None,
+                };
                 node.receive(now, from, message)?;
+                if let Some((term, durable)) = acknowledged {
+                    self.known.learn_durable(from, term, durable);
+                }
             }
-            Frame::DurableTerm(term) => {
+            Frame::Durable { term, last } => {
+                self.known.learn_durable(from, term, last);
                 if self.known.learn_term(from, term) {
                     self.known_file.submit(&self.known);
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kvorum_protocol::peer::Lane;
-use kvorum_protocol::{Member, NodeId};
+use kvorum_protocol::{LogIndex, Member, NodeId};
 
 use crate::core::Instant;
 
@@ -26,6 +26,8 @@ pub struct Route {
     pub dials: [Dial; 2],
     /// The links that the member has opened and this node listens to.
     pub incoming: [Option<u64>; 2],
+    /// The last durable entry that the member has been told of, by this node as its leader.
+    pub told_durable: LogIndex,
     /// Whether both dialed lanes stood when they were looked at last.
     pub is_joined: bool,
     /// What the log says of the member at the moment, so that it is said once.
@@ -63,6 +65,7 @@ impl Route {
             address: member.peer.clone(),
             dials: [dial(), dial()],
             incoming: [None; 2],
+            told_durable: LogIndex(0),
             is_joined: false,
             told: None,
         }

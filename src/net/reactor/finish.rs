@@ -35,7 +35,6 @@ impl Reactor {
         while self.log.is_busy() || self.node.has_records() {
             self.turn(events)?;
             if self.clock.monotonic() > log_deadline {
-                self.log.abandon();
                 return Err(Fatal::LogStuck(patience));
             }
         }

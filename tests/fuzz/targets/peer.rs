@@ -9,7 +9,7 @@ use kvorum_protocol::peer::frame::{Phase, frame_bytes};
 use kvorum_protocol::peer::handshake::{Acceptor, Dialer, Step};
 use kvorum_protocol::peer::wire::{self, Frame};
 use kvorum_protocol::peer::{Introduction, Lane, Secret};
-use kvorum_protocol::{ClusterId, Member, MemberList, NodeId, Role, Term};
+use kvorum_protocol::{ClusterId, LogIndex, Member, MemberList, NodeId, Role, Term};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -35,9 +35,9 @@ fn messages(mut stream: &[u8]) {
                 assert_eq!(again, frame);
                 assert!(!message.trace(NodeId(1)).to_string().contains('\n'));
             }
-            Ok(Frame::DurableTerm(term)) => {
+            Ok(Frame::Durable { term, last }) => {
                 let mut again = Vec::new();
-                wire::encode_durable_term(term, &mut again);
+                wire::encode_durable(term, last, &mut again);
                 assert_eq!(again, frame);
             }
             Err(_) => return,
@@ -86,6 +86,7 @@ fn introduction() -> Introduction {
         epoch: 1,
         members: members().fingerprint(),
         term: Term(1),
+        durable: LogIndex(1),
         has_secret: true,
         nonce: [0; 16],
         known: vec![(NodeId(3), 1)],

@@ -4,6 +4,7 @@
 //! Each rule has a name, which a failing run prints; the file that checks it says where it is from.
 
 mod commits;
+mod counting;
 mod elections;
 mod matching;
 mod messages;
@@ -46,6 +47,7 @@ pub struct Invariants {
     durable: Vec<LogImage>,
     elections: elections::Elections,
     matching: matching::Matching,
+    counting: counting::Counting,
     monotonic: Vec<monotonic::Life>,
     /// Up to here each node's log was compared with what is decided.
     decided: Vec<LogIndex>,
@@ -61,6 +63,7 @@ impl Invariants {
             durable: vec![LogImage::default(); nodes],
             elections: elections::Elections::default(),
             matching: matching::Matching::default(),
+            counting: counting::Counting::default(),
             monotonic: vec![monotonic::Life::default(); nodes],
             decided: vec![LogIndex(0); nodes],
             ledger: Ledger::default(),
@@ -113,9 +116,10 @@ impl Invariants {
     /// A message leaves.
     pub fn sends(&mut self, from: Place, to: Place, message: &Message) -> Checked {
         self.elections.speaks(from, to, message)?;
-        let (sealed, durable) = (&self.sealed[from], &self.durable[from]);
-        messages::is_backed_by_the_disk(from, to, message, sealed, durable)?;
-        if let Message::Ack { term, matched, .. } = message {
+        let (sealed, on_disk) = (&self.sealed[from], &self.durable[from]);
+        messages::is_backed_by_the_disk(from, to, message, sealed, on_disk)?;
+        if let Message::Ack { term, matched, durable, .. } = message {
+            self.counting.acknowledges(from, *term, *durable);
             let leader = self.elections.leader_of(*term);
             if let Some(leader) = leader.filter(|leader| self.monotonic[*leader].leads(*term)) {
                 messages::acknowledges_the_leaders_entries(
@@ -154,16 +158,13 @@ impl Invariants {
         Ok(())
     }
 
-    /// What a leader counts is there, as far as nobody has replaced it in a later term.
+    /// What a leader counts was said, and is there.
     pub fn counts(&self, place: Place, term: Term, member: &MemberProgress) -> Checked {
         let other = place_of(member.id);
-        let counted = self.sealed[place].batch_at(member.durable).map(|batch| *batch.header());
-        let Some(counted) = counted.filter(|_| self.sealed[other].term <= term) else {
-            return Ok(());
-        };
-        ensure(self.durable[other].holds(&counted), "what a leader counts is durable", || {
-            format!("n{} counts {counted:?} on n{}", place + 1, member.id)
-        })
+        self.counting.counts(place, term, other, member.durable)?;
+        let (leader, sealed, durable) =
+            (&self.sealed[place], &self.sealed[other], &self.durable[other]);
+        counting::is_there(place, term, member, leader, sealed, durable)
     }
 
     /// A node acknowledges a write that `copies` voters must hold.
@@ -173,7 +174,28 @@ impl Invariants {
         self.promises.acknowledges(write, version, majority, sealed, durable, &self.ledger)
     }
 
-    /// A node answers a read.
+    /// A node reads part of its log back: as much of what is wanted as there is room for, without
+    /// gaps, and nothing that was replaced.
+    pub fn reads_back(&self, place: Place, fetch: &Fetch, batches: &[Batch]) -> Checked {
+        let log = self.sealed[place].range(fetch.from, fetch.end);
+        let is_log = !batches.is_empty() && log.starts_with(batches);
+        ensure(is_log, "what is read back is the log", || {
+            let found: Vec<_> = batches.iter().map(|batch| *batch.header()).collect();
+            format!("n{} wants {fetch:?} and finds {found:?}", place + 1)
+        })
+    }
+
+    /// A node answers a linearizable read that was asked when everything up to `decided` was
+    /// decided. Stronger than linearizability, which is about one key: a read at a leader that is
+    /// none any more is found though nobody has written that key since.
+    pub fn has_applied(&self, place: Place, decided: LogIndex) -> Checked {
+        let applied = self.monotonic[place].applied;
+        ensure(applied >= decided, "a read sees what was decided before", || {
+            format!("n{} answers from index {applied}, {decided} was decided", place + 1)
+        })
+    }
+
+    /// A node answers a read with a value.
     pub fn reads(&self, place: Place, key: &[u8], version: LogIndex, value: &[u8]) -> Checked {
         let found = self.ledger.command_at(version).map(|command| command.op);
         let is_decided = found == Some(Op::Set { key, value });
@@ -192,20 +214,6 @@ impl Invariants {
     /// How many elections were won.
     pub fn elections(&self) -> usize {
         self.elections.won()
-    }
-
-    /// What a fetch wants of a node's own log.
-    pub fn log_of(&self, place: Place, fetch: &Fetch) -> Vec<Batch> {
-        let mut bytes = 0;
-        let wanted = self.sealed[place].range(fetch.from, fetch.end).iter();
-        wanted
-            .take_while(|batch| {
-                let is_first = bytes == 0;
-                bytes += batch.bytes().len();
-                is_first || bytes <= fetch.bytes_max
-            })
-            .cloned()
-            .collect()
     }
 
     /// What a node's log holds.

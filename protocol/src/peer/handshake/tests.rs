@@ -4,7 +4,7 @@ use super::*;
 use crate::membership::{Member, Role};
 use crate::peer::Lane;
 use crate::peer::frame::{Phase, frame_bytes};
-use crate::types::{ClusterId, Term};
+use crate::types::{ClusterId, LogIndex, Term};
 
 fn members(ids: &[u16]) -> MemberList {
     let member = |id| Member::parse(&format!("{id}=a:{id}/b:{id}"), Role::Voter).unwrap();
@@ -22,6 +22,7 @@ fn introduction_of(from: u16, to: u16) -> Introduction {
         epoch: 1,
         members: members(&[1, 2, 3]).fingerprint(),
         term: Term(5),
+        durable: LogIndex(12),
         has_secret: false,
         nonce: [u8::try_from(from).unwrap(); 16],
         known: vec![(NodeId(3), 300)],
@@ -115,6 +116,28 @@ fn two_nodes_of_a_cluster_meet_with_and_without_a_secret() {
 }
 
 #[test]
+fn the_bytes_are_those_of_the_specification() {
+    let mut hello = Vec::new();
+    let _ = Dialer::new(introduction_of(1, 2), None, &mut hello);
+    let expected: Vec<u8> = [
+        &[16, 241, 203, 112, 104, 0, 0, 0, 1, 0, 0, 0][..],
+        // Version, flags, lane, from, to.
+        &[1, 0, 0, 1, 1, 0, 2, 0],
+        // Cluster, incarnation, boot, epoch.
+        &[7_u64, 100, 1, 1].map(u64::to_le_bytes).concat(),
+        &members(&[1, 2, 3]).fingerprint().to_le_bytes(),
+        // Term, durable.
+        &[5_u64, 12].map(u64::to_le_bytes).concat(),
+        &[1; 16],
+        // One is known.
+        &[1, 0, 3, 0],
+        &300_u64.to_le_bytes(),
+    ]
+    .concat();
+    assert_eq!(hello, expected);
+}
+
+#[test]
 fn each_difference_has_its_reason_and_both_sides_hear_it() {
     let good = || [introduction_of(1, 2), introduction_of(2, 1)];
     let change = |change: fn(&mut Introduction)| {
@@ -132,10 +155,9 @@ fn each_difference_has_its_reason_and_both_sides_hear_it() {
         (good(), [a.clone(), none.clone()], Reason::Secret),
         (good(), [none.clone(), a.clone()], Reason::Secret),
     ] {
-        let is_authentic = secrets[0].is_none();
         match meet(both, secrets, &members(&[1, 2, 3])) {
             Outcome::AcceptorRefuses(said, Failure::Refused { refusal, is_authentic: proved }) => {
-                assert_eq!((said, refusal.reason, proved), (reason, reason, is_authentic));
+                assert_eq!((said, refusal.reason, proved), (reason, reason, false));
                 assert!(refusal.sentence.contains("node"), "{refusal}");
             }
             other => panic!("{reason:?}: {other:?}"),

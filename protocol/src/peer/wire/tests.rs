@@ -104,10 +104,11 @@ fn the_bytes_are_those_of_the_specification() {
     );
     let vote = Message::VoteReply { term: Term(6), granted: true };
     assert_eq!(hex(&encoded(&vote)), "07d0caa214000000130100000600000000000000");
-    let mut term = Vec::new();
-    encode_durable_term(Term(7), &mut term);
-    assert_eq!(hex(&term), "adeb59cc14000000200000000700000000000000");
-    assert_eq!(decode(&term.into()), Ok(Frame::DurableTerm(Term(7))));
+    let mut durable = Vec::new();
+    encode_durable(Term(7), LogIndex(12), &mut durable);
+    assert_eq!(hex(&durable), "cdaa0bd71c0000002000000007000000000000000c00000000000000");
+    let decoded = Frame::Durable { term: Term(7), last: LogIndex(12) };
+    assert_eq!(decode(&durable.into()), Ok(decoded));
 }
 
 #[test]
@@ -178,7 +179,8 @@ fn numbers_that_no_node_reaches_are_refused() {
 fn a_length_is_judged_before_anything_waits_for_it() {
     let mut heartbeat =
         encoded(&Message::Heartbeat { term: Term(5), commit: LogIndex(1), round: 3 }).to_vec();
-    heartbeat[4..8].copy_from_slice(&(SMALL_FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
+    let length = u32::try_from(SMALL_FRAME_BYTES_MAX + 1).unwrap();
+    heartbeat[4..8].copy_from_slice(&length.to_le_bytes());
     let limit = SMALL_FRAME_BYTES_MAX;
     let too_large = Err(DecodeError::TooLarge { what: "frame", limit });
     assert_eq!(frame_bytes(&heartbeat, Phase::Open), too_large);
@@ -222,7 +224,10 @@ fn any_message() -> impl Strategy<Value = Message> {
                 1 => Message::PreVoteReply { term, granted: flag },
                 2 => Message::VoteRequest { term, last, last_term, is_transfer: flag },
                 3 => Message::VoteReply { term, granted: flag },
-                4 => Message::Append(append(a % 1000, b as usize % 4, 1 + c as usize % 5)),
+                4 => {
+                    let few = |number: u64| usize::try_from(number % 4).unwrap();
+                    Message::Append(append(a % 1000, few(b), 1 + few(c)))
+                }
                 5 => Message::AppendReject {
                     term,
                     prev: LogIndex(b.max(c)),
@@ -294,9 +299,9 @@ proptest! {
         let _ = frame_bytes(&bytes, Phase::Open);
         match decode(&bytes) {
             Ok(Frame::Message(again)) => prop_assert_eq!(encoded(&again), bytes),
-            Ok(Frame::DurableTerm(term)) => {
+            Ok(Frame::Durable { term, last }) => {
                 let mut again = Vec::new();
-                encode_durable_term(term, &mut again);
+                encode_durable(term, last, &mut again);
                 prop_assert_eq!(again, bytes);
             }
             Err(_) => {}
