@@ -150,7 +150,10 @@ impl<'a> Spread<'a> {
 
 impl Contender for Spread<'_> {
     fn name(&self) -> String {
-        format!("nodes: {}", self.0.cluster.addresses.len())
+        match self.0.cluster.addresses.len() {
+            1 => "one node".to_owned(),
+            count => format!("{count} nodes"),
+        }
     }
 
     fn measure(&self) -> Result<Sample, Box<dyn Error>> {

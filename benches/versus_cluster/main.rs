@@ -17,7 +17,7 @@ mod support;
 mod table;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use clap::builder::PossibleValuesParser;
 use rows::{Peer, ROWS, Row, Work};
 use support::generators::Sample;
 use support::options::{Common, Interrupt};
+use table::Results;
 
 /// Nodes of every cluster.
 const NODES: usize = 3;
@@ -68,9 +69,9 @@ fn main() -> ExitCode {
         table::print_header(&options);
         // Before anything runs beside it.
         let generator = etcd::build_generator()?;
+        let stand = Stand { options: &options, interrupt, generator: &generator };
         for row in &ROWS {
             if options.only.is_empty() || options.only.iter().any(|name| name == row.name) {
-                let stand = Stand { options: &options, interrupt, generator: &generator };
                 match stand.measure(row) {
                     Ok(()) => {}
                     // Such as a leader that lost its office in the middle of a run.
@@ -97,7 +98,7 @@ struct Stand<'a> {
     options: &'a Options,
     interrupt: &'a Interrupt,
     /// The load generator for etcd.
-    generator: &'a std::path::Path,
+    generator: &'a Path,
 }
 
 impl Stand<'_> {
@@ -139,15 +140,15 @@ impl Stand<'_> {
         Ok(())
     }
 
-    /// The samples of each contender, with its name.
+    /// Runs the contenders one after the other, again and again.
     fn in_turns(
         &self,
         contenders: &[Box<dyn Contender + '_>],
-    ) -> Result<Vec<(String, Vec<Sample>)>, Box<dyn Error>> {
-        let mut results: Vec<_> =
-            contenders.iter().map(|contender| (contender.name(), Vec::new())).collect();
+    ) -> Result<Vec<Results>, Box<dyn Error>> {
+        let names = contenders.iter().map(|contender| contender.name());
+        let mut results: Vec<_> = names.map(|name| Results { name, samples: Vec::new() }).collect();
         for _ in 0..self.options.common.runs() {
-            for (contender, (name, samples)) in contenders.iter().zip(&mut results) {
+            for (contender, Results { name, samples }) in contenders.iter().zip(&mut results) {
                 self.interrupt.check()?;
                 let sample = contender.measure().map_err(|error| format!("{name}: {error}"))?;
                 samples.push(sample);

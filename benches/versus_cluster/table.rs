@@ -8,8 +8,22 @@ use crate::rows::{Row, Work};
 use crate::support::generators::Sample;
 use crate::support::stats::{OTHERS_TOLERATED, median, ratio_range};
 
-/// The samples of a contender, with its name.
-type Results = (String, Vec<Sample>);
+/// What was measured of a contender.
+pub struct Results {
+    /// Whose.
+    pub name: String,
+    /// One for each run.
+    pub samples: Vec<Sample>,
+}
+
+/// A ratio of kvorum to somebody else, and what it is to be.
+#[derive(Clone, Copy)]
+enum Goal {
+    /// Requests a second.
+    FasterBy(f64),
+    /// CPU time of the servers per request.
+    NotDearerThan(f64),
+}
 
 /// The conditions, and the names of the columns.
 pub fn print_header(options: &Options) {
@@ -46,18 +60,17 @@ pub fn print_header(options: &Options) {
 
 /// kvorum, the first, against each of the others.
 pub fn print_throughput(row: &Row, results: &[Results]) {
-    let Work::Throughput { against, p50_us, .. } = row.work else { return };
-    let [(_, kvorum), peers @ ..] = results else { return };
+    let (Work::Throughput { against, p50_us, .. }, [kvorum, peers @ ..]) = (row.work, results)
+    else {
+        return;
+    };
     println!("{}", row.title);
     let mut passes = true;
-    for ((name, peer), (_, goal)) in peers.iter().zip(against) {
-        let (ours, theirs) = (per_second(kvorum), per_second(peer));
-        let ratio = median(ours.clone()) / median(theirs.clone());
-        passes &= ratio >= *goal;
-        print_line(name, [&ours, &theirs], (ratio, *goal, ratio >= *goal), [kvorum, peer]);
+    for (peer, (_, at_least)) in peers.iter().zip(against) {
+        passes &= print_line(kvorum, peer, Goal::FasterBy(*at_least));
     }
     if let Some(goal) = p50_us {
-        let p50 = median(kvorum.iter().map(|sample| sample.p50_us));
+        let p50 = median(kvorum.samples.iter().map(|sample| sample.p50_us));
         passes &= p50 < goal;
         println!("  p50 of kvorum {p50:.0} us, goal below {goal:.0}: {}", yes(p50 < goal));
     }
@@ -66,15 +79,10 @@ pub fn print_throughput(row: &Row, results: &[Results]) {
 
 /// Three nodes, the first, against one: CPU time per request.
 pub fn print_spread(row: &Row, results: &[Results]) {
-    let (Work::Spread { at_most, .. }, [(_, three), (_, one)]) = (row.work, results) else {
-        return;
-    };
-    println!("{} (ratio: of the CPU time per request, at most)", row.title);
-    let cost = |samples: &[Sample]| median(samples.iter().map(|sample| sample.server_us));
-    let ratio = cost(three) / cost(one);
-    let goal = (ratio, at_most, ratio <= at_most);
-    print_line("one node", [&per_second(three), &per_second(one)], goal, [three, one]);
-    print_verdict(row, ratio <= at_most, results);
+    let (Work::Spread { at_most, .. }, [three, one]) = (row.work, results) else { return };
+    println!("{} (ratio: CPU time per request, at most)", row.title);
+    let passes = print_line(three, one, Goal::NotDearerThan(at_most));
+    print_verdict(row, passes, results);
 }
 
 /// How long kvorum, the first, and etcd could not write.
@@ -94,20 +102,28 @@ pub fn print_failover(row: &Row, gaps: &[Vec<Duration>; 2]) {
     print_verdict(row, is_faster && is_fast, &[]);
 }
 
-/// One comparison, the reached and the wanted ratio among it.
-fn print_line(
-    name: &str,
-    per_second: [&Vec<f64>; 2],
-    (ratio, goal, is_reached): (f64, f64, bool),
-    samples: [&[Sample]; 2],
-) {
-    let [ours, theirs] = per_second.map(|figures| median(figures.iter().copied()));
-    let (least, most) = ratio_range(per_second[0].iter().copied(), per_second[1].iter().copied());
-    let both = |figure: fn(&Sample) -> f64| samples.map(|one| median(one.iter().map(figure)));
-    let (cost, p50) = (both(|sample| sample.server_us), both(|sample| sample.p50_us));
+/// One comparison; whether the goal is reached.
+fn print_line(kvorum: &Results, peer: &Results, goal: Goal) -> bool {
+    let both = |figure: fn(&Sample) -> f64| {
+        [kvorum, peer].map(|side| side.samples.iter().map(figure).collect::<Vec<_>>())
+    };
+    let [rates, costs, p50s] =
+        [both(|one| one.per_second), both(|one| one.server_us), both(|one| one.p50_us)];
+    let [rate, cost, p50] = [&rates, &costs, &p50s].map(|both| both.clone().map(median));
+    let (ratio, [ours, theirs]) = match goal {
+        Goal::FasterBy(_) => (rate[0] / rate[1], rates),
+        Goal::NotDearerThan(_) => (cost[0] / cost[1], costs),
+    };
+    let (limit, is_reached) = match goal {
+        Goal::FasterBy(least) => (least, ratio >= least),
+        Goal::NotDearerThan(most) => (most, ratio <= most),
+    };
+    let (least, most) = ratio_range(ours, theirs);
     println!(
-        "  {name:<20}{ours:>12.0}{theirs:>12.0}{ratio:>8.2}{:>14}{goal:>8.1}{:>5}{:>9.2}{:>9.2}\
-         {:>10.0}{:>10.0}",
+        "  {:<20}{:>12.0}{:>12.0}{ratio:>8.2}{:>14}{limit:>8.1}{:>5}{:>9.2}{:>9.2}{:>10.0}{:>10.0}",
+        peer.name,
+        rate[0],
+        rate[1],
         format!("{least:.2}..{most:.2}"),
         yes(is_reached),
         cost[0],
@@ -115,20 +131,17 @@ fn print_line(
         p50[0],
         p50[1],
     );
+    is_reached
 }
 
 /// The last line of a row.
 fn print_verdict(row: &Row, passes: bool, results: &[Results]) {
-    let samples = results.iter().flat_map(|(_, samples)| samples);
+    let samples = results.iter().flat_map(|one| &one.samples);
     let others = samples.map(|sample| sample.others).fold(0.0, f64::max);
     if others > OTHERS_TOLERATED {
         println!("  doubtful: in one run, others used up to {others:.2} cores");
     }
     println!("  {}: {}", row.name, if passes { "pass" } else { "short" });
-}
-
-fn per_second(samples: &[Sample]) -> Vec<f64> {
-    samples.iter().map(|sample| sample.per_second).collect()
 }
 
 fn yes(is_reached: bool) -> &'static str {

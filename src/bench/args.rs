@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(long)]
     pub refill: bool,
 
-    /// RESP: end every window that writes with a WAIT for so many replicas; its writes are done when
-    /// that is answered, and have failed when it counts fewer
+    /// RESP: end every window that writes with a WAIT for so many replicas; its writes are done
+    /// when that is answered, and have failed when it counts fewer
     #[arg(
         long, value_name = "REPLICAS", conflicts_with_all = ["refill", "rate"],
         value_parser = clap::value_parser!(u8).range(1..)

@@ -139,13 +139,15 @@ impl Results {
     }
 
     /// In the words of `kvorum bench --json`; `answered` counts the warm-up too.
-    pub fn to_json(mut self, measured: Duration) -> String {
+    pub fn into_json(mut self, measured: Duration) -> String {
         self.latencies_us.sort_unstable();
         let last = self.latencies_us.len().saturating_sub(1);
         let percentile = |percent: usize| {
             self.latencies_us.get(last * percent / 100).copied().unwrap_or_default()
         };
-        let per_second = self.latencies_us.len() as f64 / measured.as_secs_f64();
+        // After a mere preload: no requests in no time.
+        let measured_s = measured.as_secs_f64().max(f64::MIN_POSITIVE);
+        let per_second = self.latencies_us.len() as f64 / measured_s;
         format!(
             "{{\"requests_per_s\": {per_second:.1}, \"answered\": {}, \"errors\": {}, \
              \"first_error\": {:?}, \"latency_us\": {{\"p50\": {}, \"p99\": {}}}}}",

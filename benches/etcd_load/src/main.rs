@@ -96,6 +96,6 @@ async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let warmup = Duration::from_secs_f64(options.warmup_seconds);
     let measured = Duration::from_secs_f64(options.seconds);
     let results = load::run(&connections, options, warmup, measured).await;
-    println!("{}", results.to_json(measured));
+    println!("{}", results.into_json(measured));
     Ok(())
 }
