@@ -8,21 +8,22 @@
 mod generators;
 mod rows;
 mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{ExitCode, Stdio};
 
 use clap::Parser;
 
-use generators::{
-    Sample, kvorum_bench, measure, measure_redis_benchmark, preload, redis_benchmark,
-};
+use generators::{measure_redis_benchmark, redis_benchmark};
 use rows::{BACKGROUND, FOREGROUND, ROWS, Row, Work};
-use servers::{Process, Server, Side, cannot_run};
+use servers::{Server, Side, on_core};
+use support::generators::{Sample, kvorum_bench, measure, preload};
+use support::options::{Common, Interrupt};
+use support::process::{Process, command_line};
 
 /// The core of a pinned server, and that of its generator.
 const SERVER_CORE: usize = 0;
@@ -35,43 +36,12 @@ struct Options {
     #[arg(value_parser = row)]
     rows: Vec<&'static Row>,
 
-    /// One run of a second each: shows that it works, and no more
-    #[arg(long)]
-    quick: bool,
-
-    /// Runs of each side
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-
-    /// Length of a run
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: u32,
-
-    /// The program to measure
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_kvorum"))]
-    kvorum: PathBuf,
-
-    /// Redis
-    #[arg(long, default_value = "redis-server")]
-    redis_server: PathBuf,
-
     /// The load generator of Redis
     #[arg(long, default_value = "redis-benchmark")]
     redis_benchmark: PathBuf,
 
-    /// Where the servers keep their data, on the disk to measure
-    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
-    data_dir: PathBuf,
-
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-impl Options {
-    fn warmup_seconds(&self) -> f64 {
-        if self.quick { 0.2 } else { 1.0 }
-    }
+    #[command(flatten)]
+    common: Common,
 }
 
 fn row(name: &str) -> Result<&'static Row, String> {
@@ -83,35 +53,18 @@ fn row(name: &str) -> Result<&'static Row, String> {
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
-    if !options.bench {
-        println!("This takes minutes and both cores: cargo bench --bench versus_redis");
-        return ExitCode::SUCCESS;
-    }
-    if options.quick {
-        (options.runs, options.seconds) = (1, 1);
-    }
     if options.rows.is_empty() {
         options.rows = ROWS.iter().collect();
     }
-    match compare(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("versus_redis: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options.common.run("versus_redis", |interrupt| compare(&options, interrupt))
 }
 
-/// Measures all rows. On an error or a signal too, the servers end and their data goes.
-fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
-    let is_interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&is_interrupted))?;
-    }
+/// Measures all rows.
+fn compare(options: &Options, interrupt: &Interrupt) -> Result<(), Box<dyn Error>> {
     table::print_header(options);
     let mut commands = Vec::new();
     for row in &options.rows {
-        let comparison = measure_row(row, options, &is_interrupted)?;
+        let comparison = measure_row(row, options, interrupt)?;
         table::print_row(row, &comparison);
         commands.push((row.name, comparison.commands));
     }
@@ -132,14 +85,14 @@ struct Comparison {
 fn measure_row(
     row: &Row,
     options: &Options,
-    is_interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<Comparison, Box<dyn Error>> {
     let has_two_cores = std::thread::available_parallelism()?.get() > GENERATOR_CORE;
     let pin = |core| (row.is_pinned && has_two_cores).then_some(core);
     let (server_core, generator_core) = (pin(SERVER_CORE), pin(GENERATOR_CORE));
     let start = |side| {
-        let server = Server::start(side, row.redis, server_core, options)?;
-        preload(&server, options)?;
+        let server = Server::start(side, row.redis, server_core, &options.common)?;
+        preload(&server.target(), &options.common)?;
         Ok::<_, Box<dyn Error>>(server)
     };
     let servers = [start(Side::Kvorum)?, start(Side::Redis)?];
@@ -150,11 +103,9 @@ fn measure_row(
         redis_alone: Vec::new(),
         commands: Vec::new(),
     };
-    for run in 0..options.runs {
+    for run in 0..options.common.runs() {
         for server in &servers {
-            if is_interrupted.load(Ordering::Relaxed) {
-                return Err("interrupted".into());
-            }
+            interrupt.check()?;
             let work = Run { server, core: generator_core, options };
             let commands = (run == 0).then_some(&mut comparison.commands);
             let (alone, sample) = work.measure(row.work, commands)?;
@@ -190,12 +141,17 @@ impl Run<'_> {
                 commands.push(command.to_owned());
             }
         };
+        let target = server.target();
+        let bench = |load| {
+            let program = on_core(&options.common.kvorum, core);
+            kvorum_bench(program, load, &target, &options.common)
+        };
         note(server.command());
         match work {
             Work::Throughput(load) => {
-                let command = kvorum_bench(load, server, core, options);
+                let command = bench(load);
                 note(&command_line(&command));
-                Ok((None, measure(command, server)?))
+                Ok((None, measure(command, &target)?))
             }
             Work::RedisBenchmark(pipeline) => {
                 let command = redis_benchmark(pipeline, server, core, options);
@@ -203,31 +159,14 @@ impl Run<'_> {
                 Ok((None, measure_redis_benchmark(command, server)?))
             }
             Work::GetBesideSet => {
-                let foreground = || kvorum_bench(FOREGROUND, server, core, options);
-                let background = kvorum_bench(BACKGROUND, server, core, options);
-                note(&command_line(&foreground()));
+                let mut background = bench(BACKGROUND);
+                note(&command_line(&bench(FOREGROUND)));
                 note(&command_line(&background));
-                let alone = measure(foreground(), server)?;
-                let _background = start(background)?;
-                Ok((Some(alone), measure(foreground(), server)?))
+                let alone = measure(bench(FOREGROUND), &target)?;
+                // It works until it is dropped.
+                let _background = Process::spawn(background.stdout(Stdio::null()))?;
+                Ok((Some(alone), measure(bench(FOREGROUND), &target)?))
             }
         }
     }
-}
-
-/// Starts a generator that works until it is dropped.
-fn start(mut command: Command) -> Result<Process, Box<dyn Error>> {
-    let started = command.stdout(Stdio::null()).spawn();
-    Ok(Process(started.map_err(|error| cannot_run(&command, &error))?))
-}
-
-/// As one would type it, but for the place of kvorum.
-fn command_line(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words = words.map(|word| match word.to_string_lossy() {
-        word if word.is_empty() => "''".to_owned(),
-        word if word.ends_with("/kvorum") => "kvorum".to_owned(),
-        word => word.into_owned(),
-    });
-    words.collect::<Vec<_>>().join(" ")
 }

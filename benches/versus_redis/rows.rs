@@ -1,7 +1,7 @@
 //! What is compared, and what is to be reached.
 
-use crate::generators::Load;
 use crate::servers::Durability;
+use crate::support::generators::Load;
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +34,13 @@ pub enum Work {
 }
 
 /// GETs at a rate that leaves the server idle most of the time.
-pub const FOREGROUND: Load =
-    Load { kind: "get", connections: 10, pipeline: 8, rate: Some(5_000), is_endless: false };
+pub const FOREGROUND: Load = Load { rate: Some(5_000), ..Load::closed("get", 10, 8) };
 
 /// As many durable SETs as 50 connections bring about.
-pub const BACKGROUND: Load =
-    Load { kind: "set", connections: 50, pipeline: 1, rate: None, is_endless: true };
+pub const BACKGROUND: Load = Load { is_endless: true, ..Load::closed("set", 50, 1) };
 
 const fn load(kind: &'static str, connections: u32, pipeline: u32) -> Work {
-    Work::Throughput(Load { kind, connections, pipeline, rate: None, is_endless: false })
+    Work::Throughput(Load::closed(kind, connections, pipeline))
 }
 
 const fn get(name: &'static str, title: &'static str, work: Work, target: f64) -> Row {

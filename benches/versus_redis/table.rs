@@ -2,26 +2,25 @@
 
 use std::process::Command;
 
-use crate::generators::Sample;
 use crate::rows::{Row, Work};
+use crate::support::generators::Sample;
+use crate::support::stats::{self, OTHERS_TOLERATED, ratio_range};
 use crate::{Comparison, Options};
 
 /// A thread that is on a CPU for this share of the time can do no more.
 const SATURATED: f64 = 0.95;
 
-/// More than this of one core used by others makes a figure doubtful.
-const OTHERS_TOLERATED: f64 = 0.25;
-
 /// The conditions, and the names of the columns.
 pub fn print_header(options: &Options) {
-    let version = Command::new(&options.redis_server).arg("--version").output();
+    let version = Command::new(&options.common.redis_server).arg("--version").output();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     println!("{}; {cores} cores", version.unwrap_or_else(|error| error.to_string()));
     println!(
         "keys of 16 B over 1 M, values of 100 B, 50 connections unless said; medians of {} runs of \
          {} s, sides in turns; kvorum --fsync always in every row",
-        options.runs, options.seconds
+        options.common.runs(),
+        options.common.seconds()
     );
     println!(
         "{:<29}{:>12}{:>12}{:>8}{:>14}{:>8}{:>5}{:>9}{:>9}  {:<24}Redis",
@@ -61,9 +60,9 @@ fn print_throughput(row: &Row, comparison: &Comparison) {
     let Comparison { kvorum, redis, .. } = comparison;
     let per_second = |samples: &[Sample]| median(samples, |sample| sample.per_second);
     let ratio = per_second(kvorum) / per_second(redis);
-    let neighbours = kvorum.iter().zip(redis).map(|(k, r)| k.per_second / r.per_second);
-    let (least, most) = neighbours
-        .fold((f64::INFINITY, 0.0f64), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
+    let all =
+        |samples: &[Sample]| samples.iter().map(|sample| sample.per_second).collect::<Vec<_>>();
+    let (least, most) = ratio_range(all(kvorum), all(redis));
     println!(
         "{:<29}{:>12.0}{:>12.0}{:>8.2}{:>14}{:>8.2}{:>5}{:>9.3}{:>9.3}  {:<24}{}",
         row.title,
@@ -121,12 +120,5 @@ fn saturated(samples: &[Sample]) -> &'static str {
 }
 
 fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
-    let mut figures: Vec<f64> = samples.iter().map(figure).collect();
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    if figures.len() % 2 == 1 {
-        figures[middle]
-    } else {
-        (figures[middle - 1] + figures[middle]) / 2.0
-    }
+    stats::median(samples.iter().map(figure))
 }

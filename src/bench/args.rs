@@ -34,6 +34,14 @@ pub struct Args {
     #[arg(long)]
     pub refill: bool,
 
+    /// RESP: end every window that writes with a WAIT for so many replicas; its writes are done when
+    /// that is answered, and have failed when it counts fewer
+    #[arg(
+        long, value_name = "REPLICAS", conflicts_with_all = ["refill", "rate"],
+        value_parser = clap::value_parser!(u8).range(1..)
+    )]
+    pub wait: Option<u8>,
+
     /// How many keys there are
     #[arg(
         long, value_name = "KEYS", default_value_t = 1_000_000,
@@ -205,6 +213,9 @@ mod tests {
             &["bench", "--pipeline", "0"],
             &["bench", "--rate", "0"],
             &["bench", "--key-space", "0"],
+            &["bench", "--wait", "0"],
+            &["bench", "--wait", "1", "--refill"],
+            &["bench", "--wait", "1", "--rate", "5"],
         ] {
             assert!(Command::try_parse_from(words).is_err(), "{words:?}");
         }

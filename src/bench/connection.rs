@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvorum_protocol::binary::{PREFACE, decode_preface};
 use mio::net::TcpStream;
 
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Sent};
 use super::{BenchError, Protocol};
 
 /// How long the connection and the greeting may take.
@@ -26,6 +26,10 @@ pub(crate) struct Connection {
     pub(crate) in_flight: InFlight,
     /// How many requests were sent in this run.
     pub(crate) sent: u64,
+    /// Whether a WAIT was sent and is not answered.
+    pub(crate) is_waiting: bool,
+    /// Writes that were answered and are done when the WAIT behind them is answered too.
+    pub(crate) unconfirmed: Vec<Sent>,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
     /// The beginning of a reply whose end has not come yet.
@@ -60,6 +64,8 @@ impl Connection {
             server,
             in_flight: InFlight::new(1),
             sent: 0,
+            is_waiting: false,
+            unconfirmed: Vec::new(),
             unsent: Vec::new(),
             partial: Vec::new(),
         })

@@ -16,9 +16,9 @@ use super::cpu::{CpuTimes, CpuUse};
 use super::in_flight::Sent;
 use super::pacer::{Amount, Closed, Pacer, Schedule, Span};
 use super::recorder::Recorder;
-use super::replies::{ReplyDecoder, ReplyError};
+use super::replies::{Failure, Outcome, ReplyDecoder, ReplyError};
 use super::requests::Requests;
-use super::workload::Workload;
+use super::workload::{Kind, Workload};
 use super::{BenchError, Protocol};
 
 /// A whole window of replies comes with one read while it is below this.
@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) amount: Amount,
     /// Whether values must be those that the generator stores.
     pub(crate) check: bool,
+    /// RESP in a closed loop: how many replicas must hold the writes of a window.
+    pub(crate) wait: Option<u8>,
 }
 
 /// What a run has shown.
@@ -261,9 +263,24 @@ impl<'a> Run<'a> {
                     Some(id) => connection.in_flight.take(id),
                     None => connection.in_flight.take_oldest(),
                 };
-                let sent = sent.ok_or_else(|| bad_reply(connection, ReplyError::Unasked))?;
-                self.recorder.reply(sent, reply.outcome, check);
-                self.answered += 1;
+                match (sent, reply.outcome) {
+                    (Some(sent), Outcome::Done | Outcome::Count(1..)) if connection.is_waiting => {
+                        connection.unconfirmed.push(sent);
+                    }
+                    (Some(sent), outcome) => {
+                        self.recorder.reply(sent, outcome, check);
+                        self.answered += 1;
+                    }
+                    (None, outcome) if connection.is_waiting => {
+                        connection.is_waiting = false;
+                        let outcome = confirmation(outcome, self.plan.wait);
+                        for sent in connection.unconfirmed.drain(..) {
+                            self.recorder.reply(sent, outcome, check);
+                            self.answered += 1;
+                        }
+                    }
+                    (None, _) => return Err(bad_reply(connection, ReplyError::Unasked)),
+                }
                 self.last_reply_ns = now_ns;
                 rest = &rest[length..];
             }
@@ -280,7 +297,7 @@ impl<'a> Run<'a> {
         let room = connection.in_flight.room();
         let waits_for_window = matches!(self.pacer, Pacer::Closed(_))
             && !self.plan.refill
-            && connection.in_flight.len() > 0;
+            && (connection.in_flight.len() > 0 || connection.is_waiting);
         if connection.is_blocked() || room == 0 || waits_for_window {
             return Ok(());
         }
@@ -298,6 +315,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         output.clear();
+        let mut writes = false;
         for number in connection.sent..connection.sent + count {
             let at_ns = match &self.pacer {
                 Pacer::Closed(_) => now_ns,
@@ -306,6 +324,11 @@ impl<'a> Run<'a> {
             let (kind, key) = self.workload.draw();
             let id = connection.in_flight.push(Sent { kind, key, at_ns });
             requests.append(output, kind, key, id);
+            writes |= kind != Kind::Get;
+        }
+        if let (true, Some(replicas)) = (writes, self.plan.wait) {
+            Requests::append_wait(output, replicas);
+            connection.is_waiting = true;
         }
         connection.sent += count;
         self.sent += count;
@@ -425,6 +448,16 @@ impl<'a> Run<'a> {
 
     fn read_cpu(&self) -> (CpuTimes, CpuTimes) {
         (CpuTimes::read(&self.engine.server_pids), CpuTimes::read(&[std::process::id()]))
+    }
+}
+
+/// What the reply to a WAIT means for the writes before it.
+fn confirmation(reply: Outcome<'_>, wanted: Option<u8>) -> Outcome<'_> {
+    match reply {
+        Outcome::Count(count) if count >= usize::from(wanted.unwrap_or(0)) => Outcome::Done,
+        Outcome::Count(count) => Outcome::Failed(Failure::TooFewReplicas(count)),
+        Outcome::Failed(failure) => Outcome::Failed(failure),
+        _ => Outcome::Failed(Failure::Unexpected),
     }
 }
 

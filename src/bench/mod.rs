@@ -112,6 +112,8 @@ pub enum BenchError {
     },
     /// All weights of the mix are zero.
     EmptyMix,
+    /// WAIT is a command of RESP.
+    WaitNeedsResp,
     /// The requests in flight on a connection would be too many bytes.
     Window {
         /// So many.
@@ -150,6 +152,7 @@ impl fmt::Display for BenchError {
             BenchError::EmptyMix => {
                 f.write_str("nothing to do: give --get, --set or --delete a weight above 0")
             }
+            BenchError::WaitNeedsResp => f.write_str("--wait needs --protocol resp"),
             BenchError::Window { bytes } => write!(
                 f,
                 "{bytes} bytes in flight on each connection are more than {WINDOW_BYTES_MAX}; \
@@ -174,6 +177,7 @@ impl std::error::Error for BenchError {
             | BenchError::Preload { .. }
             | BenchError::KeyBytes { .. }
             | BenchError::EmptyMix
+            | BenchError::WaitNeedsResp
             | BenchError::Window { .. } => None,
         }
     }
@@ -186,7 +190,10 @@ impl BenchError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            BenchError::KeyBytes { .. } | BenchError::EmptyMix | BenchError::Window { .. }
+            BenchError::KeyBytes { .. }
+                | BenchError::EmptyMix
+                | BenchError::WaitNeedsResp
+                | BenchError::Window { .. }
         )
     }
 }
@@ -208,6 +215,9 @@ pub fn run(args: &Args) -> Result<(), BenchError> {
 /// Connects, fills the key space if that is asked for, and measures.
 fn measure(args: &Args) -> Result<Measurement, BenchError> {
     let mix = mix(args)?;
+    if args.wait.is_some() && args.protocol != Protocol::Resp {
+        return Err(BenchError::WaitNeedsResp);
+    }
     let too_short = BenchError::KeyBytes { key_bytes: args.key_bytes, key_space: args.key_space };
     let keys = KeyFormat::new(args.key_bytes.into(), args.key_space).ok_or(too_short)?;
     let requests = Requests::new(args.protocol, keys, args.value_bytes as usize);
@@ -243,6 +253,7 @@ fn measure(args: &Args) -> Result<Measurement, BenchError> {
             None => Amount::Time(engine::nanoseconds(args.seconds)),
         },
         check: args.check,
+        wait: args.wait,
     };
     let mut workload = Workload::new(mix, keys, args.seed);
     engine.run(args.protocol, &mut workload, &plan, &mut |progress| {
@@ -262,6 +273,7 @@ fn preload(args: &Args, engine: &mut Engine) -> Result<(), BenchError> {
         warmup: Duration::ZERO,
         amount: Amount::Requests(args.key_space.into()),
         check: false,
+        wait: args.wait,
     };
     let keys = KeyChooser::Sequential { next: 0 };
     let mut workload = Workload::new(Mix::only(Kind::Set), keys, args.seed);

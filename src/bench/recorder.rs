@@ -82,8 +82,8 @@ impl Recorder {
                     return self.wrong_value(sent, value);
                 }
             }
-            (Kind::Set | Kind::Delete, Outcome::Done) => {}
-            (Kind::Get | Kind::Delete, Outcome::Absent) => {
+            (Kind::Set | Kind::Delete, Outcome::Done) | (Kind::Delete, Outcome::Count(1..)) => {}
+            (Kind::Get | Kind::Delete, Outcome::Absent) | (Kind::Delete, Outcome::Count(0)) => {
                 if sent.at_ns >= self.from_ns {
                     self.kinds[sent.kind as usize].absent += 1;
                 }

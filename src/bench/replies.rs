@@ -24,6 +24,8 @@ pub(crate) enum Outcome<'a> {
     Value(&'a [u8]),
     /// There is no such key.
     Absent,
+    /// RESP: how many keys were removed, or how many replicas hold what was written.
+    Count(usize),
     /// The request failed.
     Failed(Failure<'a>),
 }
@@ -37,6 +39,8 @@ pub(crate) enum Failure<'a> {
     Code(ErrorCode, &'a str),
     /// The server is not the leader, which is there.
     NotLeader(&'a str),
+    /// Fewer replicas hold a write than were waited for.
+    TooFewReplicas(usize),
     /// The reply belongs to no request that the generator makes.
     Unexpected,
 }
@@ -47,6 +51,7 @@ impl fmt::Display for Failure<'_> {
             Failure::Line(line) => String::from_utf8_lossy(line).fmt(f),
             Failure::Code(code, message) => write!(f, "{} {message}", code.word()),
             Failure::NotLeader(leader) => write!(f, "NOT_LEADER leader={leader}"),
+            Failure::TooFewReplicas(count) => write!(f, "WAIT counts {count} replicas"),
             Failure::Unexpected => f.write_str("a reply of a kind that was not asked for"),
         }
     }
@@ -96,7 +101,7 @@ pub(crate) struct BinaryReplies;
 #[derive(Debug)]
 pub(crate) struct TextReplies;
 
-/// The RESP2 replies of GET, SET and DEL, in the order of the requests.
+/// The RESP2 replies of GET, SET, DEL and WAIT, in the order of the requests.
 #[derive(Debug)]
 pub(crate) struct RespReplies;
 
@@ -184,8 +189,7 @@ impl ReplyDecoder for RespReplies {
                 Outcome::Value(value)
             }
             (b'+', _) => Outcome::Done,
-            (b':', b"0") => Outcome::Absent,
-            (b':', _) => Outcome::Done,
+            (b':', _) => Outcome::Count(decimal(line).ok_or_else(|| not_a_reply(&input[..end]))?),
             (b'-', _) => Outcome::Failed(Failure::Line(line)),
             _ => return Err(not_a_reply(&input[..end])),
         };
@@ -261,8 +265,8 @@ mod tests {
         check::<RespReplies>(b"$-1\r\n", ordered(Outcome::Absent));
         check::<RespReplies>(b"$0\r\n\r\n", ordered(Outcome::Value(b"")));
         check::<RespReplies>(b"$5\r\na\r\nbc\r\n", ordered(Outcome::Value(b"a\r\nbc")));
-        check::<RespReplies>(b":0\r\n", ordered(Outcome::Absent));
-        check::<RespReplies>(b":1\r\n", ordered(Outcome::Done));
+        check::<RespReplies>(b":0\r\n", ordered(Outcome::Count(0)));
+        check::<RespReplies>(b":1\r\n", ordered(Outcome::Count(1)));
         check::<RespReplies>(b"-ERR no\r\n", ordered(Outcome::Failed(Failure::Line(b"ERR no"))));
         check::<RespReplies>(
             b"-MISCONF some words that make the line long\r\n",
@@ -272,6 +276,7 @@ mod tests {
             &b"OK\n"[..],
             b"!\r\n",
             b"$x\r\n",
+            b":x\r\n",
             b"$12345678901\r\n",
             b"$1\r\nabcd",
             b"HTTP/1.1 400 Bad Request\r\n",

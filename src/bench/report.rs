@@ -108,6 +108,7 @@ impl<'a> Report<'a> {
             "connections": args.connections,
             "pipeline": args.pipeline,
             "refill": args.refill,
+            "wait": args.wait,
             "rate_per_s": args.rate,
             "distribution": args.distribution.name(),
             "key_space": args.key_space,
@@ -183,10 +184,11 @@ impl<'a> Report<'a> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let args = self.args;
-        let pace = match (args.rate, args.refill) {
-            (Some(rate), _) => format!("open loop at {rate} a second"),
-            (None, false) => "closed loop".to_owned(),
-            (None, true) => "closed loop, refilled".to_owned(),
+        let pace = match (args.rate, args.refill, args.wait) {
+            (Some(rate), ..) => format!("open loop at {rate} a second"),
+            (None, false, None) => "closed loop".to_owned(),
+            (None, false, Some(replicas)) => format!("closed loop with WAIT {replicas}"),
+            (None, true, _) => "closed loop, refilled".to_owned(),
         };
         writeln!(
             f,

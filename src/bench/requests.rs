@@ -1,6 +1,8 @@
 //! Requests as bytes. All requests of one kind have the same length and differ only in a few
 //! digits, the id and the checksum, so that each is a copy of a template with these filled in.
 
+use std::io::Write;
+
 use kvorum_protocol::binary::{self, RequestHead};
 use kvorum_protocol::{Command, Op, Read, Request};
 
@@ -32,6 +34,9 @@ struct Template {
 
 const FRAME_ID_AT: usize = 4;
 const FRAME_CRC_BYTES: usize = 4;
+
+/// How long a WAIT may take; what replicas do not hold by then, they will not hold in time.
+const WAIT_TIMEOUT_MS: u32 = 10_000;
 
 impl Requests {
     /// Requests of `protocol` for the keys of this format with values of `value_bytes`.
@@ -74,6 +79,15 @@ impl Requests {
                 .split_last_chunk_mut::<FRAME_CRC_BYTES>()
                 .expect("every frame has a checksum");
             *crc = crc32fast::hash(covered).to_le_bytes();
+        }
+    }
+
+    /// Appends the RESP command that is answered when so many replicas hold all that was written.
+    pub(crate) fn append_wait(out: &mut Vec<u8>, replicas: u8) {
+        out.extend_from_slice(b"*3\r\n$4\r\nWAIT\r\n");
+        for number in [u32::from(replicas), WAIT_TIMEOUT_MS] {
+            let digits = number.to_string();
+            write!(out, "${}\r\n{digits}\r\n", digits.len()).expect("a Vec takes everything");
         }
     }
 
@@ -207,6 +221,9 @@ mod tests {
             b"*3\r\n$3\r\nSET\r\n$8\r\nkey:0999\r\n$10\r\nkey:0999ij\r\n"
         );
         assert_eq!(encoded(&resp, Kind::Delete, 999, 0), b"*2\r\n$3\r\nDEL\r\n$8\r\nkey:0999\r\n");
+        let mut wait = Vec::new();
+        Requests::append_wait(&mut wait, 12);
+        assert_eq!(wait, b"*3\r\n$4\r\nWAIT\r\n$2\r\n12\r\n$5\r\n10000\r\n");
         assert_eq!(resp.bytes_max(), encoded(&resp, Kind::Set, 0, 0).len());
     }
 

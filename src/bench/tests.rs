@@ -26,6 +26,8 @@ enum Manner {
     ReadOnly,
     /// Every value is that of another key.
     Muddled,
+    /// No replica holds anything.
+    Alone,
     /// The connection is closed at the first request.
     Closing,
     /// With something that is no reply of any protocol.
@@ -81,6 +83,7 @@ enum Asked {
     Get(Vec<u8>),
     Set(Vec<u8>, Vec<u8>),
     Delete(Vec<u8>),
+    Wait,
 }
 
 fn serve(mut stream: TcpStream, protocol: Protocol, manner: Manner, store: &Store) {
@@ -161,6 +164,7 @@ fn asked(words: &[&[u8]]) -> Asked {
     match words {
         [b"GET", key] => Asked::Get(key.to_vec()),
         [b"SET", key, value] => Asked::Set(key.to_vec(), value.to_vec()),
+        [b"WAIT", _, _] => Asked::Wait,
         [b"DEL" | b"DELETE", key] => Asked::Delete(key.to_vec()),
         other => panic!("{other:?}"),
     }
@@ -176,6 +180,10 @@ fn reply(
     let version = LogIndex(1);
     let value;
     let response = match asked {
+        Asked::Wait => {
+            let copies = if manner == Manner::Alone { 0 } else { 2 };
+            return format!(":{copies}\r\n").into_bytes();
+        }
         _ if manner == Manner::Garbage => return b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
         Asked::Set(..) | Asked::Delete(_) if manner == Manner::ReadOnly => {
             Response::Error { code: ErrorCode::Busy, message: "try later" }
@@ -258,6 +266,26 @@ fn deletes_and_absent_keys_are_counted() {
         assert_eq!((get.absent, get.errors), (get.count(), 0), "{protocol:?}");
         assert_eq!((delete.absent, delete.errors), (delete.count(), 0), "{protocol:?}");
         assert_eq!(totals(&measured), (100, 0));
+    }
+}
+
+#[test]
+fn writes_are_done_when_enough_replicas_hold_them() {
+    let flags = "--connections=2 --pipeline=3 --get=1 --set=3 --requests=200";
+    for manner in [Manner::Plain, Manner::Dribbling] {
+        let server = Server::start(Protocol::Resp, manner);
+        for wait in [1, 2] {
+            let measured = server.measure(&format!("{flags} --preload --wait={wait}")).unwrap();
+            assert_eq!(totals(&measured), (200, 0), "{manner:?} {wait}");
+        }
+    }
+    for (manner, wait, copies) in [(Manner::Plain, 3, 2), (Manner::Alone, 1, 0)] {
+        let server = Server::start(Protocol::Resp, manner);
+        let measured = server.measure(&format!("{flags} --wait={wait}")).unwrap();
+        let [get, set, _] = Kind::ALL.map(|kind| measured.recorder.kind(kind));
+        assert_eq!((get.errors, set.count(), get.count() + set.errors), (0, 0, 200));
+        let first = measured.recorder.first_error().unwrap();
+        assert!(first.contains(&format!("counts {copies} replicas")), "{first}");
     }
 }
 
@@ -363,6 +391,8 @@ fn a_server_that_leaves_or_speaks_something_else_ends_the_run() {
 
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_sent() {
+    let server = Server::start(Protocol::Binary, Manner::Plain);
+    assert!(server.measure("--wait=1").unwrap_err().is_usage());
     let server = Server::start(Protocol::Resp, Manner::Plain);
     for flags in
         ["--key-bytes=2 --key-space=101", "--get=0", "--value-bytes=60000000 --pipeline=2 --set=1"]

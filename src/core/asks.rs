@@ -7,8 +7,14 @@ use std::time::Duration;
 use kvorum_protocol::{LogIndex, NodeId, Read, Term};
 
 use super::output::ReplyTo;
-use super::pending::OwnedRead;
+use super::pending::{LOOK_INTERVAL, OwnedRead};
 use super::time::Instant;
+
+/// Questions that may be without an answer at once. Further reads gather in the next one.
+const UNDER_WAY_MAX: usize = 64;
+
+/// How often the time for an answer doubles: up to far more than any link takes.
+const DOUBLINGS_MAX: u32 = 4;
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub struct Ask {
     /// leader that is none any more, never passes for this one's.
     id: Option<u64>,
     sent_at: Instant,
+    /// How often it was sent to the same leader. Each time its answer may take twice as long.
+    times: u32,
     reads: Vec<AskedRead>,
     /// The earliest deadline of the reads.
     earliest: Instant,
@@ -79,6 +87,7 @@ impl Asks {
             kind,
             id: None,
             sent_at: Instant::default(),
+            times: 0,
             earliest: read.deadline,
             reads: vec![read],
             heard: Vec::new(),
@@ -87,30 +96,50 @@ impl Asks {
     }
 
     /// Gives numbers to the questions that are new, or have been without an answer for
-    /// `patience`; `send` sends them, if it can.
+    /// `patience`; `send` sends them, if it can. Those of a kind become one.
     pub fn send(
         &mut self,
         now: Instant,
         patience: Duration,
         mut send: impl FnMut(Kind, u64) -> bool,
     ) {
-        for ask in &mut self.asks {
-            if ask.id.is_some() && (ask.is_complete() || now.since(ask.sent_at) < patience) {
+        let is_due = |ask: &Ask| match ask.id {
+            None => true,
+            Some(_) => !ask.is_complete() && now >= ask.answer_due(patience),
+        };
+        let is_under_way = |ask: &&Ask| ask.id.is_some() && !ask.is_complete();
+        let mut under_way = self.asks.iter().filter(is_under_way).count();
+        let mut at = 0;
+        while at < self.asks.len() {
+            let (kind, is_new) = (self.asks[at].kind, self.asks[at].id.is_none());
+            let is_too_many = is_new && under_way >= UNDER_WAY_MAX;
+            if is_too_many || !is_due(&self.asks[at]) || !send(kind, self.next_id) {
+                at += 1;
                 continue;
             }
-            if send(ask.kind, self.next_id) {
-                ask.id = Some(self.next_id);
-                ask.sent_at = now;
-                ask.heard.clear();
-                ask.targets.clear();
-                self.next_id += 1;
+            under_way += usize::from(is_new);
+            let is_same = |ask: &mut Ask| ask.kind == kind && is_due(ask);
+            let others: Vec<Ask> = self.asks.extract_if(at + 1.., is_same).collect();
+            let ask = &mut self.asks[at];
+            for other in others {
+                ask.reads.extend(other.reads);
+                ask.earliest = ask.earliest.min(other.earliest);
             }
+            ask.id = Some(self.next_id);
+            ask.sent_at = now;
+            ask.times += 1;
+            ask.heard.clear();
+            ask.targets.clear();
+            self.next_id += 1;
+            at += 1;
         }
     }
 
     /// Questions that were sent have to be sent again: the one who was asked leads no more.
     pub fn repeat(&mut self) {
-        self.asks.iter_mut().filter(|ask| !ask.is_complete()).for_each(|ask| ask.id = None);
+        for ask in self.asks.iter_mut().filter(|ask| !ask.is_complete()) {
+            (ask.id, ask.times) = (None, 0);
+        }
     }
 
     /// `from` holds this entry, and says so to the question `id`.
@@ -156,7 +185,7 @@ impl Asks {
                 !is_late
             });
             let earliest = ask.reads.iter().map(|read| read.deadline).min();
-            ask.earliest = earliest.unwrap_or(Instant::NEVER);
+            ask.earliest = earliest.map_or(Instant::NEVER, |at| at.max(now.after(LOOK_INTERVAL)));
         }
         self.asks.retain(|ask| !ask.reads.is_empty());
     }
@@ -173,7 +202,7 @@ impl Asks {
     pub fn deadline(&self, patience: Duration) -> Instant {
         // What was never sent waits for somebody to ask, which is no matter of time.
         let repeat = |ask: &Ask| match ask.id {
-            Some(_) if !ask.is_complete() => ask.sent_at.after(patience),
+            Some(_) if !ask.is_complete() => ask.answer_due(patience),
             _ => Instant::NEVER,
         };
         let due = |ask: &Ask| repeat(ask).min(ask.earliest);
@@ -192,6 +221,12 @@ impl Asks {
 }
 
 impl Ask {
+    /// When to ask again.
+    fn answer_due(&self, patience: Duration) -> Instant {
+        let doublings = self.times.saturating_sub(1).min(DOUBLINGS_MAX);
+        self.sent_at.after(patience * (1 << doublings))
+    }
+
     fn is_complete(&self) -> bool {
         let needed = match self.kind {
             Kind::Leader => 1,

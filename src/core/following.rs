@@ -14,6 +14,8 @@ pub struct Following {
     pub round: u64,
     /// When the leader was heard last.
     pub heard_at: Option<Instant>,
+    /// When the leader's process was found to be gone.
+    pub lost_at: Option<Instant>,
     /// The leader waits for an answer.
     pub owes_ack: bool,
     /// What was durable in the last acknowledgement.

@@ -67,7 +67,7 @@ impl OwnedRead {
 }
 
 /// What has waited too long is given up this much late, at most.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// When to look for what has waited too long, though not at every deadline: they may be many and
 /// close together, and a look takes long.

@@ -10,8 +10,8 @@ use super::time::Instant;
 /// Bytes of entries that may be on their way to one member, not durable there yet.
 const WINDOW_BYTES: usize = 16 << 20;
 
-/// What was sent is given up for lost when nothing of it has arrived for so many of the timeouts
-/// at first, twice as many the next time, and so on. Connections do not lose anything without
+/// What was sent is given up for lost when nothing of it has arrived for a timeout at first, for
+/// two of them the next time, and so on up to this many. Connections do not lose anything without
 /// breaking, and a break is told at once, so this is for what nobody foresees.
 const PATIENCE_MAX: u32 = 8;
 
@@ -25,6 +25,8 @@ enum Mode {
     Stream,
     /// The entries at `next` are being read back from the disk.
     Fetch,
+    /// Nothing for a while: the member does not take the entries, or they can not be read.
+    Wait,
 }
 
 /// How far one other member is, as its leader knows it.
@@ -53,8 +55,11 @@ pub struct Progress {
     in_flight_bytes: usize,
     /// When something was sent or acknowledged last.
     moved_at: Instant,
-    /// How many timeouts to wait for a move.
+    /// How many timeouts to wait for a move. When more than one, things are not going well, and
+    /// one Append at a time is enough.
     patience: u32,
+    /// What was durable when an Append was last rejected in the middle of the stream.
+    gap_at: Option<LogIndex>,
 }
 
 impl Progress {
@@ -73,6 +78,7 @@ impl Progress {
             in_flight_bytes: 0,
             moved_at: now,
             patience: 1,
+            gap_at: None,
         }
     }
 
@@ -102,7 +108,8 @@ impl Progress {
 
     /// Where the next entries start, if more may be sent.
     pub fn next_to_send(&self) -> Option<LogIndex> {
-        let may_send = self.mode == Mode::Stream && self.in_flight_bytes < WINDOW_BYTES;
+        let window_bytes = if self.patience > 1 { 1 } else { WINDOW_BYTES };
+        let may_send = self.mode == Mode::Stream && self.in_flight_bytes < window_bytes;
         may_send.then_some(self.next)
     }
 
@@ -131,10 +138,11 @@ impl Progress {
         true
     }
 
-    /// They can not be read: ask again after a while.
+    /// They can not be read, or are not taken: ask again after a while, each time a longer one.
     pub fn stall(&mut self, now: Instant) {
         self.probe(now);
-        self.mode = Mode::Probe { asked: Some(LogIndex(self.next.0 - 1)) };
+        self.mode = Mode::Wait;
+        self.patience = (self.patience * 2).min(PATIENCE_MAX);
     }
 
     /// The member says how far it is. Whatever came before, it is at least there.
@@ -167,6 +175,7 @@ impl Progress {
         // come back with an empty directory.
         let is_durable = prev <= self.durable;
         let is_stale = is_durable && self.is_voter
+            || self.mode == Mode::Wait
             || matches!(self.mode, Mode::Probe { asked } if asked != Some(prev));
         if is_stale {
             return;
@@ -174,18 +183,27 @@ impl Progress {
         if is_durable {
             self.durable = LogIndex(0);
         }
-        self.probe(now);
+        // One gap may be a loss. A second one at the same place is a member that does not take
+        // what it is sent, for want of room: sending it all again would only keep links busy.
+        let is_stuck =
+            self.mode == Mode::Stream && self.gap_at.replace(self.durable) == Some(self.durable);
+        if is_stuck {
+            self.stall(now);
+        } else {
+            self.probe(now);
+        }
         self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.durable).next();
     }
 
-    /// Gives up what was sent and never arrived.
-    pub fn check(&mut self, now: Instant, timeout: Duration) {
-        let waits = match self.mode {
-            Mode::Probe { asked } => asked.is_some(),
-            Mode::Stream => self.matched.next() < self.next,
-            Mode::Fetch => false,
+    /// Gives up what was sent and never arrived. A question is repeated after `timeout`, entries
+    /// after `resend_timeout`: on a slow link they take their time.
+    pub fn check(&mut self, now: Instant, timeout: Duration, resend_timeout: Duration) {
+        let wait = match self.mode {
+            Mode::Probe { asked: Some(_) } | Mode::Wait => timeout,
+            Mode::Stream if self.matched.next() < self.next => resend_timeout,
+            Mode::Probe { asked: None } | Mode::Stream | Mode::Fetch => return,
         };
-        if waits && now.since(self.moved_at) >= timeout * self.patience {
+        if now.since(self.moved_at) >= wait * self.patience {
             self.probe(now);
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
@@ -211,9 +229,37 @@ mod tests {
         // The question is lost, and a heartbeat is answered.
         member.acknowledge(LogIndex(5), LogIndex(5), start);
         assert_eq!(member.next_to_send(), None);
-        member.check(start.after(timeout), timeout);
+        member.check(start.after(timeout), timeout, timeout);
         assert_eq!(member.probe_due(), Some(LogIndex(9)));
         member.acknowledge(LogIndex(9), LogIndex(9), start);
         assert_eq!(member.next_to_send(), Some(LogIndex(10)));
+    }
+
+    /// A member whose disk is full refuses without a word what it is sent, and rejects what
+    /// follows. It must not be sent the whole window again and again.
+    #[test]
+    fn a_member_that_takes_nothing_is_left_alone_for_longer_and_longer() {
+        let timeout = Duration::from_millis(300);
+        let mut now = Instant(0);
+        let mut member = Progress::new(NodeId(2), true, LogIndex(1), now);
+        let mut sent_bytes = 0;
+        for _ in 0..600 {
+            now = now.after(Duration::from_millis(50));
+            member.check(now, timeout, 30 * timeout);
+            if member.probe_due().is_some() {
+                member.acknowledge(LogIndex(0), LogIndex(0), now);
+            }
+            let mut last = 0;
+            while let Some(next) = member.next_to_send() {
+                last = next.0 + 9;
+                member.sent(LogIndex(last), 1 << 20, now);
+                sent_bytes += 1 << 20;
+            }
+            if last > 10 {
+                member.reject(LogIndex(last - 10), LogIndex(0), now);
+            }
+            member.acknowledge(LogIndex(0), LogIndex(0), now);
+        }
+        assert!(sent_bytes <= 40 << 20, "{} MiB in half a minute", sent_bytes >> 20);
     }
 }

@@ -58,6 +58,8 @@ pub struct Raft {
     granted: Vec<NodeId>,
     /// Who has said no to this candidate; each once.
     refused: Vec<NodeId>,
+    /// Whose process is known to be gone: no answer will come; each once.
+    lost: Vec<NodeId>,
 }
 
 impl Raft {
@@ -73,6 +75,7 @@ impl Raft {
             leader: None,
             granted: Vec::new(),
             refused: Vec::new(),
+            lost: Vec::new(),
         };
         raft.role = raft.idle_role();
         raft
@@ -120,9 +123,25 @@ impl Raft {
         }
     }
 
-    /// Whether so many have said no that no majority is left.
+    /// A voter's process is gone: it will say neither yes nor no.
+    pub fn lose(&mut self, voter: NodeId) {
+        if !self.lost.contains(&voter) {
+            self.lost.push(voter);
+        }
+    }
+
+    /// It is there after all, or again.
+    pub fn find(&mut self, voter: NodeId) {
+        self.lost.retain(|lost| *lost != voter);
+    }
+
+    /// Whether so many have said no, or can say nothing, that no majority is left.
     pub fn is_refused(&self) -> bool {
-        let left = self.voters.len() - self.refused.len();
+        let is_left = |voter: &&NodeId| {
+            self.granted.contains(voter)
+                || !self.refused.contains(voter) && !self.lost.contains(voter)
+        };
+        let left = self.voters.iter().filter(is_left).count();
         left < super::quorum::majority(self.voters.len())
     }
 
@@ -233,6 +252,21 @@ mod tests {
             }
             assert!(raft.is_granted());
         }
+    }
+
+    #[test]
+    fn who_is_gone_will_not_say_yes() {
+        let mut raft = Raft::new(NodeId(1), voters(3), Term(4), None);
+        raft.lose(NodeId(3));
+        raft.become_candidate(Lsn(1));
+        assert!(!raft.is_refused());
+        raft.refuse(NodeId(2));
+        assert!(raft.is_refused());
+        raft.find(NodeId(3));
+        assert!(!raft.is_refused());
+        raft.grant(NodeId(3));
+        raft.lose(NodeId(3));
+        assert!(raft.is_granted() && !raft.is_refused(), "its vote was given");
     }
 
     #[test]

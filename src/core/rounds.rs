@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use kvorum_protocol::{LogIndex, NodeId};
 
 use super::output::{Answer, Output, Refusal, Reply, ReplyTo};
+use super::pending::LOOK_INTERVAL;
 use super::time::Instant;
 
 /// What confirms a read: so many voters, this one included, in this round or a later one.
@@ -183,7 +184,7 @@ impl Rounds {
                     self.replies -= 1;
                     return false;
                 }
-                held.earliest = held.earliest.min(*deadline);
+                held.earliest = held.earliest.min((*deadline).max(now.after(LOOK_INTERVAL)));
                 true
             });
         }

@@ -16,8 +16,7 @@ use super::time::Instant;
 #[derive(Debug)]
 struct PendingWrite {
     index: LogIndex,
-    /// `None` once it was answered early (its quorum came too late).
-    to: Option<ReplyTo>,
+    to: ReplyTo,
     deadline: Instant,
     /// What is to be answered, once it is known.
     answer: Option<Answer>,
@@ -60,7 +59,7 @@ impl PendingWrites {
     #[inline]
     pub fn push(&mut self, index: LogIndex, voters: usize, to: ReplyTo, deadline: Instant) {
         self.look.note(deadline);
-        let write = PendingWrite { index, to: Some(to), deadline, answer: None };
+        let write = PendingWrite { index, to, deadline, answer: None };
         let queue =
             if voters == self.majority { &mut self.common } else { self.other_queue(voters) };
         assert!(queue.back().is_none_or(|last| last.index < index));
@@ -89,7 +88,7 @@ impl PendingWrites {
             assert!(first.index >= index, "a write was passed over");
             if first.index == index {
                 let write = self.common.pop_front()?;
-                return write.to.map(|to| (to, answer()));
+                return Some((write.to, answer()));
             }
         }
         if !self.others.is_empty() {
@@ -134,9 +133,7 @@ impl PendingWrites {
                 }
                 let write = queue.writes.pop_front().expect("there is a first");
                 queue.applied -= usize::from(write.answer.is_some());
-                if let Some(to) = write.to {
-                    return Some((to, write.answer.unwrap_or_else(|| foretell(write.index))));
-                }
+                return Some((write.to, write.answer.unwrap_or_else(|| foretell(write.index))));
             }
         }
         None
@@ -153,16 +150,25 @@ impl PendingWrites {
             return;
         }
         let mut earliest = Instant::NEVER;
-        let others = self.others.iter_mut().flat_map(|queue| &mut queue.writes);
-        for write in self.common.iter_mut().chain(others) {
-            if write.to.is_none() {
-                continue;
+        let mut is_alive = |write: &mut PendingWrite| {
+            let is_late = write.deadline <= now;
+            match is_late {
+                true => refuse(write.to),
+                false => earliest = earliest.min(write.deadline),
             }
-            if write.deadline <= now {
-                write.to.take().into_iter().for_each(&mut refuse);
-            } else {
-                earliest = earliest.min(write.deadline);
-            }
+            !is_late
+        };
+        self.common.retain_mut(&mut is_alive);
+        for queue in &mut self.others {
+            let mut at = 0;
+            let mut applied = queue.applied;
+            queue.writes.retain_mut(|write| {
+                let is_kept = is_alive(write);
+                applied -= usize::from(!is_kept && at < queue.applied);
+                at += 1;
+                is_kept
+            });
+            queue.applied = applied;
         }
         self.look.again(earliest, now);
     }
@@ -170,7 +176,7 @@ impl PendingWrites {
     /// Takes everybody who waits: leadership is lost, and other entries may come in their place.
     pub fn drain(&mut self) -> impl Iterator<Item = ReplyTo> {
         let others = self.others.drain(..).flat_map(|queue| queue.writes);
-        self.common.drain(..).chain(others).filter_map(|write| write.to)
+        self.common.drain(..).chain(others).map(|write| write.to)
     }
 }
 

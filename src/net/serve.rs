@@ -31,6 +31,9 @@ const _: () = assert!(SURPLUS_MAX as u64 + 32 <= DESCRIPTORS_RESERVED);
 /// Whether log writes bypass the page cache. See `wal/FORMAT.md`.
 const DIRECT_IO: bool = true;
 
+/// Nothing is lost on a connection that stands, so there is no hurry.
+const RESEND_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Recovery that takes longer says how far it is, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -213,6 +216,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         memory_max: config.memory_bytes_max,
         heartbeat: Duration::from_millis(config.heartbeat_ms),
         election_timeout: Duration::from_millis(config.election_timeout_ms),
+        resend_timeout: RESEND_TIMEOUT,
         seed: rand::random(),
     };
     let (cluster, directory) = (identity.cluster, config.data.clone());

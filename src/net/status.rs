@@ -49,6 +49,8 @@ pub fn transfer<'t>(turn: &'t mut Turn<'_>, to: Option<NodeId>) -> Response<'t> 
         }
         Err(TransferError::Alone) => refuse("there is no other voter"),
         Err(TransferError::NotVoter(_)) => refuse("no voter has this id"),
+        Err(TransferError::Silent(_)) => refuse("this voter does not answer"),
+        Err(TransferError::AllSilent) => refuse("no other voter answers"),
     }
 }
 

@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::support::history::History;
 use crate::support::linearizable::{Model, STEPS_MAX, Verdict, check};
+use crate::support::package::package;
 
 /// A register of etcd.
 pub struct CasRegister;
@@ -139,24 +138,6 @@ fn read_log(log: &str) -> History<Call, Answer> {
     history
 }
 
-/// Where cargo keeps the package.
-fn package() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let output = Command::new(cargo)
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let packages = metadata["packages"].as_array().expect("a list");
-    let package = packages.iter().find(|package| package["name"] == "todc-utils");
-    let manifest = package.expect("a dependency for tests")["manifest_path"].as_str();
-    Path::new(manifest.expect("a path")).parent().expect("a directory").to_owned()
-}
-
 /// The verdicts, from lines like `test_000: ("000", false),`.
 fn verdicts(source: &str) -> Vec<(&str, bool)> {
     let lines = source.lines().map(str::trim).filter(|line| !line.starts_with("//"));
@@ -171,7 +152,7 @@ fn verdicts(source: &str) -> Vec<(&str, bool)> {
 
 #[test]
 fn judges_etcd_as_others_do() {
-    let folder = package().join("tests/linearizability");
+    let folder = package("todc-utils").join("tests/linearizability");
     let source = std::fs::read_to_string(folder.join("etcd.rs")).expect("the verdicts");
     let verdicts = verdicts(&source);
     let good = verdicts.iter().filter(|(_, is_linearizable)| *is_linearizable).count();

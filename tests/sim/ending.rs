@@ -64,6 +64,9 @@ impl World {
             // An operation that is going to fail may be far away: let it be now.
             if self.machines[place].is_doomed && self.machines[place].is_up() {
                 self.die(place, Death::Power(Loss::Some), SECOND)?;
+            } else {
+                // Whoever is down may have been going to stay so for very long.
+                self.queue.schedule(self.now + SECOND, Event::Start(place));
             }
         }
         self.ending = Ending::Settling { until: self.now + SETTLE_MAX };

@@ -53,6 +53,8 @@ impl World {
             quorum_timeout: self.options.quorum_timeout,
             heartbeat: self.options.heartbeat,
             election_timeout: self.options.election_timeout,
+            // This network loses messages of connections that stand.
+            resend_timeout: self.options.election_timeout,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };

@@ -28,9 +28,6 @@ use Fault::{
     Clog, Crash, Damage, DiskError, FullDisk, Partition, Pause, Reset, Transfer, WallJump,
 };
 
-/// What damage leaves alone at the end of a log: its last groups can not be told from torn ones.
-const LAST_BLOCKS: usize = 3;
-
 impl World {
     pub fn begin_trouble(&mut self) {
         for fault in
@@ -242,24 +239,29 @@ impl World {
         Ok(())
     }
 
-    /// A byte of the log that was written some time ago.
+    /// A byte of the log that is known to be durable from what stands behind it: a later segment
+    /// has begun. In the last segment the last group may be large, and damage there can not be told
+    /// from a torn write (see the caveats of [`kvorum::wal`]).
     fn some_old_block(&mut self, place: Place) -> Option<(String, usize)> {
         let disk = &self.machines[place].disk;
         let mut names = disk.list().expect("the disk works");
         names.retain(|name| name.starts_with("segment-"));
         names.sort();
+        let is_used = |block: &[u8]| block.iter().any(|byte| *byte != 0);
+        names.retain(|name| is_used(&disk.contents(name)[..BLOCK_BYTES]));
+        names.pop();
         let mut blocks = Vec::new();
         for name in &names {
-            let contents = disk.contents(name);
-            for (number, block) in contents.chunks(BLOCK_BYTES).enumerate() {
-                // Not the headers of segments: a prepared one is as good as none.
-                if number > 0 && block.iter().any(|byte| *byte != 0) {
+            for (number, block) in disk.contents(name).chunks(BLOCK_BYTES).enumerate() {
+                if is_used(block) {
                     blocks.push((name.clone(), number * BLOCK_BYTES));
                 }
             }
         }
-        let old = blocks.len().checked_sub(LAST_BLOCKS).filter(|old| *old > 0)?;
-        let (name, block) = blocks.swap_remove(self.chance.below(old));
+        if blocks.is_empty() {
+            return None;
+        }
+        let (name, block) = blocks.swap_remove(self.chance.below(blocks.len()));
         Some((name, block + self.chance.below(64)))
     }
 }

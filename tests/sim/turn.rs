@@ -28,7 +28,7 @@ const HURRIES_MAX: u32 = 4;
 
 /// Messages on one link at once. What a core may have under way to one member is bounded, whatever
 /// the network does; this is far above it, and far below what an endless repetition makes.
-const IN_FLIGHT_MAX: usize = 20_000;
+const IN_FLIGHT_MAX: usize = 4_000;
 
 impl World {
     pub fn turn(&mut self, place: Place) -> Checked {

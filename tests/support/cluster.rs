@@ -21,8 +21,28 @@ pub struct Cluster {
     _directory: tempfile::TempDir,
 }
 
+/// Where a node is, and how it is run.
+pub struct Place {
+    /// Where it serves clients.
+    pub client: String,
+    /// Where the others call it.
+    pub peer: String,
+    /// Flags of its own.
+    pub arguments: Vec<String>,
+    /// The program that becomes the node, with its arguments; empty: none is needed.
+    pub under: Vec<String>,
+}
+
+impl Place {
+    /// On the loopback interface, where nobody else is.
+    pub fn free() -> Place {
+        let (client, peer) = (free_address(), free_address());
+        Place { client, peer, arguments: Vec::new(), under: Vec::new() }
+    }
+}
+
 struct Node {
-    client: String,
+    place: Place,
     data: PathBuf,
     server: Option<Server>,
 }
@@ -43,15 +63,20 @@ impl Cluster {
 
     /// Nodes that know of each other; none is started.
     pub fn prepare(voters: usize, learners: usize, arguments: &[&str]) -> Cluster {
+        let places = (0..voters + learners).map(|_| Place::free()).collect();
+        Cluster::prepare_at(places, voters, arguments)
+    }
+
+    /// The same at these places: the voters', then the learners'.
+    pub fn prepare_at(places: Vec<Place>, voters: usize, arguments: &[&str]) -> Cluster {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut members = Vec::new();
         let mut nodes = Vec::new();
-        for id in 1..=voters + learners {
-            let (client, peer) = (free_address(), free_address());
+        for (id, place) in (1..).zip(places) {
             let flag = if id <= voters { "--member" } else { "--learner" };
-            members.extend([flag.to_owned(), format!("{id}={client}/{peer}")]);
+            members.extend([flag.to_owned(), format!("{id}={}/{}", place.client, place.peer)]);
             let data = directory.path().join(format!("node{id}"));
-            nodes.push(Node { client, data, server: None });
+            nodes.push(Node { place, data, server: None });
         }
         Cluster {
             nodes,
@@ -80,12 +105,15 @@ impl Cluster {
 
     fn try_start(&mut self, id: usize, more: &[&str]) -> Result<(), Exit> {
         assert!(self.nodes[id - 1].server.is_none(), "node {id} runs");
-        let (number, client) = (id.to_string(), self.nodes[id - 1].client.clone());
-        let own = ["--id", &number, "--listen", &client];
-        let shared = self.members.iter().chain(&self.arguments).map(String::as_str);
+        let Node { place, data, .. } = &self.nodes[id - 1];
+        let number = id.to_string();
+        let own = ["--id", &number, "--listen", &place.client];
+        let given = self.members.iter().chain(&self.arguments).chain(&place.arguments);
+        let given = given.map(String::as_str);
         let arguments: Vec<&str> =
-            own.into_iter().chain(shared).chain(more.iter().copied()).collect();
-        self.nodes[id - 1].server = Some(Server::try_start(&self.data(id), &arguments)?);
+            own.into_iter().chain(given).chain(more.iter().copied()).collect();
+        let server = Server::try_start_under(&place.under, data, &arguments)?;
+        self.nodes[id - 1].server = Some(server);
         Ok(())
     }
 
@@ -115,7 +143,7 @@ impl Cluster {
 
     /// Where a node serves clients, whether or not it runs.
     pub fn address(&self, id: usize) -> &str {
-        &self.nodes[id - 1].client
+        &self.nodes[id - 1].place.client
     }
 
     /// Where a node serves its peers, whether or not it runs.
@@ -147,7 +175,8 @@ impl Cluster {
 
     /// The addresses of all nodes, as `--servers` takes them.
     pub fn servers(&self) -> String {
-        let addresses: Vec<&str> = self.nodes.iter().map(|node| node.client.as_str()).collect();
+        let addresses: Vec<&str> =
+            self.nodes.iter().map(|node| node.place.client.as_str()).collect();
         addresses.join(",")
     }
 
@@ -193,6 +222,13 @@ impl Cluster {
         self.nodes[id - 1].server = None;
     }
 
+    /// Waits until a node ends by itself; answers what it said.
+    pub fn wait_for_end(&mut self, id: usize) -> Exit {
+        let exit = self.node_mut(id).wait();
+        self.nodes[id - 1].server = None;
+        exit
+    }
+
     /// Asks a node to stop, as an operator does; answers what it said.
     pub fn terminate(&mut self, id: usize) -> Exit {
         let exit = self.node_mut(id).terminate();
@@ -220,7 +256,7 @@ impl Drop for Cluster {
         for (at, node) in self.nodes.iter_mut().enumerate() {
             let Some(server) = &mut node.server else { continue };
             let log = server.kill().stderr;
-            let _ = writeln!(text, "-- node {} ({}) --\n{log}", at + 1, node.client);
+            let _ = writeln!(text, "-- node {} ({}) --\n{log}", at + 1, node.place.client);
         }
         eprintln!("{text}");
     }

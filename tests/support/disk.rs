@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::tool;
+use super::{tool, try_tool};
 
 /// A mounted ext4 of its own; unmounted when it is dropped.
 pub struct SmallDisk {
@@ -11,6 +11,14 @@ pub struct SmallDisk {
 
 impl SmallDisk {
     pub fn new(mebibytes: u64) -> SmallDisk {
+        SmallDisk::try_new(mebibytes).unwrap_or_else(|reason| panic!("{reason}"))
+    }
+
+    /// The same where the machine may forbid it.
+    ///
+    /// # Errors
+    /// What mount(8) says.
+    pub fn try_new(mebibytes: u64) -> Result<SmallDisk, String> {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let disk = SmallDisk { directory };
         let image = disk.directory.path().join("image");
@@ -20,13 +28,20 @@ impl SmallDisk {
         std::fs::create_dir(disk.path()).expect("a mount point can be made");
         // No journal and no reserved blocks: nearly all of it is for files.
         tool("mkfs.ext4", &["-q", "-m", "0", "-O", "^has_journal", image]);
-        tool("mount", &["-o", "loop", image, disk.path().to_str().expect("UTF-8")]);
-        disk
+        try_tool("mount", &["-o", "loop", image, disk.path().to_str().expect("UTF-8")])?;
+        Ok(disk)
     }
 
     /// Where it is mounted.
     pub fn path(&self) -> std::path::PathBuf {
         self.directory.path().join("mount")
+    }
+
+    /// Holds up every write to it until the result is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let path = self.path();
+        tool("fsfreeze", &["-f", path.to_str().expect("UTF-8")]);
+        Frozen { path }
     }
 
     /// Takes all free space, but for less than a megabyte, with a file that is removed when the
@@ -45,6 +60,17 @@ impl SmallDisk {
                 Err(error) => panic!("{}: {error}", path.display()),
             }
         }
+    }
+}
+
+/// A file system that takes no writes: they wait.
+pub struct Frozen {
+    path: std::path::PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("fsfreeze").arg("-u").arg(&self.path).status();
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod linearizable;
+pub mod package;
 pub mod register;
 pub mod resources;
 pub mod server;
@@ -42,15 +43,22 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Runs a tool of the system to its end, and panics with what it said when it fails.
 pub fn tool(program: &str, arguments: &[&str]) {
+    try_tool(program, arguments).unwrap_or_else(|reason| panic!("{reason}"));
+}
+
+/// Runs a tool of the system to its end.
+///
+/// # Errors
+/// What it said when it failed.
+pub fn try_tool(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}; `.ci/run` installs it"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?} ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {arguments:?} ({}): {}", output.status, said.trim()))
 }

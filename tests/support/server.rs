@@ -26,6 +26,21 @@ pub fn kvorum() -> Command {
     command
 }
 
+/// The binary under test, by a program that becomes it.
+fn under(program: &[String]) -> Command {
+    let binary = kvorum();
+    let [program, arguments @ ..] = program else { return binary };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(binary.get_program()).stdin(Stdio::null());
+    for (name, value) in binary.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// A server on a free port of the loopback interface; killed when it is dropped.
 pub struct Server {
     /// Kept for as long as the server, when it is the server's own.
@@ -153,19 +168,22 @@ impl Server {
         Server::try_start_by(kvorum(), data, arguments)
     }
 
+    /// Starts a server on this directory by a program that becomes it, such as
+    /// `["nsenter", "--net=FILE"]`; which may fail.
+    pub fn try_start_under(
+        program: &[String],
+        data: &Path,
+        arguments: &[&str],
+    ) -> Result<Server, Exit> {
+        Server::try_start_by(under(program), data, arguments)
+    }
+
     /// Starts a server in a new directory that may have so many files and sockets open.
     pub fn start_with_descriptors(count: u32, arguments: &[&str]) -> Server {
         let temporary = tempfile::tempdir().expect("a temporary directory can be made");
-        let binary = kvorum();
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={count}:{count}")).arg(binary.get_program());
-        for (name, value) in binary.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        let started = Server::try_start_by(command, &temporary.path().join("data"), arguments);
+        let prlimit = ["prlimit".to_owned(), format!("--nofile={count}:{count}")];
+        let data = temporary.path().join("data");
+        let started = Server::try_start_under(&prlimit, &data, arguments);
         let mut server = started.unwrap_or_else(|exit| panic!("did not start: {exit:?}"));
         server._temporary = Some(temporary);
         server

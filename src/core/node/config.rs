@@ -29,6 +29,10 @@ pub struct NodeConfig {
     /// A follower that hears nothing stands for election after a random time of one to two of
     /// these.
     pub election_timeout: Duration,
+    /// Entries that were sent and not acknowledged are sent again after this time, and after a
+    /// longer one each time. A connection loses nothing unless it breaks, which is told at once:
+    /// so this may be long, and has to be for slow links.
+    pub resend_timeout: Duration,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -46,6 +50,7 @@ impl NodeConfig {
             memory_max: None,
             heartbeat: Duration::from_millis(50),
             election_timeout: Duration::from_millis(300),
+            resend_timeout: Duration::from_secs(10),
             seed: 1,
         }
     }
@@ -107,6 +112,10 @@ pub enum TransferError {
     NotLeader(Option<NodeId>),
     /// There is no other voter.
     Alone,
+    /// This voter has not been heard for an election timeout.
+    Silent(NodeId),
+    /// No other voter has.
+    AllSilent,
     /// Not a voter.
     NotVoter(NodeId),
 }

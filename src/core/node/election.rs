@@ -11,24 +11,26 @@ use super::{Node, has_bug, refuse};
 use crate::core::following::Following;
 use crate::core::output::{Record, Refusal};
 use crate::core::raft::Role;
-use crate::core::time::Now;
+use crate::core::time::{Instant, Now};
 
 /// When a leader's process is known to be gone its followers stand after a random time up to
 /// this: long enough for one to be first, short enough that nobody notices.
 const LOST_LEADER_WAIT_MAX: Duration = Duration::from_millis(20);
 
-/// After a split vote the candidates try again after a random time up to this.
-const SPLIT_VOTE_WAIT_MAX: Duration = Duration::from_millis(100);
+/// An election that is not won now, and may be soon, is tried again after a random time up to this.
+const RETRY_WAIT_MAX: Duration = Duration::from_millis(100);
 
 impl Node {
     /// The connection to `member` broke, and its process is not there to take another: connecting
     /// was refused. Not to be called for what may be the network.
     pub fn member_lost(&mut self, now: &Now, member: NodeId) {
         self.now = now.monotonic;
+        self.raft.lose(member);
         if self.raft.is_leader() || self.raft.leader() != Some(member) {
             return;
         }
         self.raft.become_follower(None);
+        self.following.lost_at = Some(self.now);
         self.asks.repeat();
         let wait = self.rng.random_range(Duration::ZERO..LOST_LEADER_WAIT_MAX);
         self.election_deadline = Some(self.now.after(wait));
@@ -54,14 +56,31 @@ impl Node {
         self.election_deadline = Some(self.now.after(wait));
     }
 
+    fn retry_soon(&mut self) {
+        let wait = self.rng.random_range(LOST_LEADER_WAIT_MAX..RETRY_WAIT_MAX);
+        self.election_deadline = Some(self.now.after(wait));
+    }
+
     pub(super) fn tick_election(&mut self) {
-        if !self.raft.is_voter() {
+        if self.raft.vote_lsn() > self.log.durable_lsn() {
+            // On a slow disk an election takes long. Who began another one meanwhile would never
+            // end any; the time counts from when the others hear of this one.
+            self.votes_soon = true;
             return;
+        }
+        if std::mem::take(&mut self.votes_soon) {
+            self.postpone_election();
         }
         match self.election_deadline {
             None if !self.is_lone_voter() => self.postpone_election(),
             Some(deadline) if self.now < deadline => {}
-            _ => self.ask_for_pre_votes(),
+            _ if self.raft.is_voter() => self.ask_for_pre_votes(),
+            _ => {
+                // A learner does not stand, but it should not send clients to a dead leader.
+                self.raft.become_follower(None);
+                self.asks.repeat();
+                self.postpone_election();
+            }
         }
     }
 
@@ -71,6 +90,11 @@ impl Node {
 
     fn ask_for_pre_votes(&mut self) {
         self.postpone_election();
+        if self.following.lost_at.is_some_and(|at| self.is_within_election_timeout(at)) {
+            // The others may not have noticed yet that they are free to say yes, and no other may
+            // have a log that lets it win.
+            self.retry_soon();
+        }
         self.raft.become_pre_candidate();
         self.asks.repeat();
         let (end, term) = (*self.log.end(), Term(self.raft.term().0 + 1));
@@ -195,8 +219,12 @@ impl Node {
             return true;
         }
         let heard_at = self.following.heard_at;
-        let is_recent = |at| self.now.since(at) < self.config.election_timeout;
-        self.raft.leader().is_some() && heard_at.is_some_and(is_recent)
+        self.raft.leader().is_some()
+            && heard_at.is_some_and(|at| self.is_within_election_timeout(at))
+    }
+
+    fn is_within_election_timeout(&self, of: Instant) -> bool {
+        self.now.since(of) < self.config.election_timeout
     }
 
     /// Whether a candidate's log has all that this one may have seen committed (Raft paper,
@@ -260,10 +288,10 @@ impl Node {
         }
         self.raft.refuse(from);
         if self.raft.is_refused() {
-            // The votes are split, or another's log is longer. There is nothing to wait for; the
-            // next attempt begins with a pre-vote, which disturbs nobody.
-            let wait = self.rng.random_range(LOST_LEADER_WAIT_MAX..SPLIT_VOTE_WAIT_MAX);
-            self.election_deadline = Some(self.now.after(wait));
+            // The votes are split, most often among those whom a crashed leader has left, or
+            // another's log is longer. There is nothing to wait for; the next attempt begins with
+            // a pre-vote, which disturbs nobody.
+            self.retry_soon();
         }
     }
 

@@ -8,7 +8,8 @@ use super::{Node, RECORD_OVERHEAD_BYTES, Violation, has_bug};
 impl Node {
     pub(super) fn on_append(&mut self, from: NodeId, append: Append) -> Result<(), Violation> {
         let Append { prev, prev_term, commit, batches, term } = append;
-        self.following.owes_ack = true;
+        // Entries that are new here are acknowledged when they are durable; all else at once.
+        let end_before = self.log.end().index;
         let Some(matched) = self.matched_by(prev, prev_term) else {
             let (hint, hint_term) = self.log.terms().last_up_to(prev, prev_term);
             self.send(from, Message::AppendReject { term, prev, hint, hint_term });
@@ -28,6 +29,7 @@ impl Node {
                 break;
             }
         }
+        self.following.owes_ack |= self.log.end().index <= end_before;
         self.commit_up_to(commit);
         Ok(())
     }

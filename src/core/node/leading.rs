@@ -82,11 +82,12 @@ impl Leading {
 impl Node {
     pub(super) fn tick_leader(&mut self) {
         let (now, timeout) = (self.now, self.config.election_timeout);
+        let resend_timeout = self.config.resend_timeout;
         let leading = self.leading.as_mut().expect("a leader leads");
         if leading.members.is_empty() {
             return;
         }
-        leading.members.iter_mut().for_each(|member| member.check(now, timeout));
+        leading.members.iter_mut().for_each(|member| member.check(now, timeout, resend_timeout));
         if now >= leading.count_at {
             leading.count_at = now.after(timeout);
             if !self.has_quorum_of_listeners() {
@@ -125,6 +126,7 @@ impl Node {
     /// may be lost.
     pub fn member_joined(&mut self, now: &Now, member: NodeId) {
         self.now = now.monotonic;
+        self.raft.find(member);
         let Some(leading) = &mut self.leading else {
             self.asks.repeat();
             return;
@@ -176,6 +178,7 @@ impl Node {
     /// none when they could not be read.
     pub fn fetched(&mut self, now: &Now, member: NodeId, from: LogIndex, batches: Vec<Batch>) {
         self.now = now.monotonic;
+        self.fetching.retain(|waits| *waits != member);
         let Some(leading) = &mut self.leading else { return };
         let Some(progress) = leading.member_mut(member) else { return };
         if !progress.fetched(from) {
@@ -241,6 +244,10 @@ impl Node {
             let Some(next) = member.next_to_send().filter(|next| *next <= end) else { return };
             let first_in_memory = self.log.first_in_memory();
             if next < first_in_memory {
+                if self.fetching.contains(&id) {
+                    return;
+                }
+                self.fetching.push(id);
                 member.fetch();
                 let terms = self.log.terms().between(next, first_in_memory);
                 self.fetches.push(Fetch {

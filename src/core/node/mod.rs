@@ -46,6 +46,10 @@ const POLL_VALUES_BYTES_SOFT: usize = 4 << 20;
 /// Bytes of applied batches that stay in memory for members that are a little behind.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
+/// Messages that may wait for the record of a term, on a disk that takes long for it. Beyond it
+/// the oldest are lost, as any message may be.
+const GATED_MAX: usize = 1024;
+
 /// The pure core of one node.
 ///
 /// No I/O, no clock, no thread, no global randomness: time is an argument, chance a seed. Methods
@@ -86,10 +90,14 @@ pub struct Node {
     /// Messages and fetches made since the last `poll` or `seal`.
     messages: Vec<(NodeId, Message)>,
     fetches: Vec<Fetch>,
+    /// For whom the answer to a fetch is due.
+    fetching: Vec<NodeId>,
     /// Answers made outside `poll`.
     replies: Vec<Reply>,
     /// When to stand for election; `None` before the first tick.
     election_deadline: Option<Instant>,
+    /// The record of the current term and vote was on its way to the disk at the last tick.
+    votes_soon: bool,
     /// Bytes that the log is certain to take, of what is not sealed yet.
     log_room_bytes: u64,
     /// Whether more room may not come: then writes are refused instead of waiting for it.
@@ -147,8 +155,10 @@ impl Node {
             gated: VecDeque::new(),
             messages: Vec::new(),
             fetches: Vec::new(),
+            fetching: Vec::new(),
             replies: Vec::new(),
             election_deadline: None,
+            votes_soon: false,
             log_room_bytes,
             log_is_short_of_space: false,
             reads_found: 0,
@@ -288,9 +298,16 @@ impl Node {
         }
         if gate <= self.log.durable_lsn() {
             self.messages.push((to, message));
-        } else {
-            self.gated.push_back((gate, to, message));
+            return;
         }
+        // The last acknowledgement says all that the ones before it say.
+        if matches!(message, Message::Ack { .. }) {
+            self.gated.retain(|(_, _, waits)| !matches!(waits, Message::Ack { .. }));
+        }
+        if self.gated.len() == GATED_MAX {
+            self.gated.pop_front();
+        }
+        self.gated.push_back((gate, to, message));
     }
 
     fn send_gated(&mut self, out: &mut Output) {
@@ -355,8 +372,10 @@ impl Node {
             Some(leading) => requests.min(leading.deadline(self.is_alone())),
             None => {
                 let asks = self.asks.deadline(self.ask_patience());
+                let votes = self.raft.vote_lsn() > self.log.durable_lsn();
                 let election = self.election_deadline.unwrap_or_default();
-                requests.min(asks).min(if self.raft.is_voter() { election } else { Instant::NEVER })
+                let election = if votes { Instant::NEVER } else { election };
+                requests.min(asks).min(election)
             }
         }
     }

@@ -6,6 +6,7 @@ use kvorum_protocol::NodeId;
 use kvorum_protocol::peer::Message;
 
 use super::{Node, TransferError};
+use crate::core::progress::Progress;
 use crate::core::time::{Instant, Now};
 
 /// A disk that has not answered for so long is as good as gone: another leads better.
@@ -30,23 +31,34 @@ impl Node {
     /// Why it can not.
     pub fn transfer(&mut self, now: &Now, to: Option<NodeId>) -> Result<(), TransferError> {
         self.now = now.monotonic;
-        let Some(leading) = &self.leading else {
+        if self.leading.is_none() {
             return Err(TransferError::NotLeader(self.raft.leader()));
-        };
+        }
         let to = match to {
             Some(to) if !self.raft.voters().contains(&to) => {
                 return Err(TransferError::NotVoter(to));
             }
             Some(to) if to == self.config.id => return Ok(()),
+            Some(to) if !self.live_voters().any(|member| member.id == to) => {
+                return Err(TransferError::Silent(to));
+            }
             Some(to) => to,
+            None if self.raft.voters().len() == 1 => return Err(TransferError::Alone),
             None => {
-                let voters = leading.members.iter().filter(|member| member.is_voter);
-                let best = voters.max_by_key(|member| (member.heard_at, member.matched));
-                best.ok_or(TransferError::Alone)?.id
+                let best = self.live_voters().max_by_key(|member| member.matched);
+                best.ok_or(TransferError::AllSilent)?.id
             }
         };
         self.begin_transfer(to);
         Ok(())
+    }
+
+    /// The other voters that were heard within an election timeout.
+    fn live_voters(&self) -> impl Iterator<Item = &Progress> {
+        let (now, timeout) = (self.now, self.config.election_timeout);
+        let is_recent = move |heard_at: Instant| now.since(heard_at) < timeout;
+        let members = self.leading.iter().flat_map(|leading| &leading.members);
+        members.filter(move |member| member.is_voter && member.heard_at.is_some_and(is_recent))
     }
 
     fn begin_transfer(&mut self, to: NodeId) {
@@ -81,7 +93,6 @@ impl Node {
     pub(super) fn tick_transfer(&mut self) {
         let (now, durable) = (self.now, self.log.durable_lsn());
         let is_idle = self.log.staged_bytes() == 0;
-        let timeout = self.config.election_timeout;
         let leading = self.leading.as_mut().expect("a leader leads");
         leading.transfer = leading.transfer.filter(|transfer| now < transfer.deadline);
         if is_idle || leading.durable_since.0 != durable {
@@ -91,12 +102,13 @@ impl Node {
         if leading.transfer.is_some() || now.since(leading.durable_since.1) < STALL_MAX {
             return;
         }
-        let heard = |heard_at: Instant| now.since(heard_at) < timeout;
-        let voters = leading.members.iter().filter(|member| member.is_voter);
-        let alive = voters.filter(|member| member.heard_at.is_some_and(heard));
-        let best = alive.max_by_key(|member| member.durable).map(|member| member.id);
+        // Another voter is no better if its disk is stuck, too.
+        let own = self.log.durable();
+        let better = self.live_voters().filter(|member| member.durable > own);
+        let best = better.max_by_key(|member| member.durable).map(|member| member.id);
         if let Some(best) = best {
             // The next attempt comes after another while.
+            let leading = self.leading.as_mut().expect("a leader leads");
             leading.durable_since = (durable, now);
             self.begin_transfer(best);
         }
