@@ -122,16 +122,15 @@ impl PendingWrites {
     pub fn take_other(
         &mut self,
         held_by: impl Fn(usize) -> LogIndex,
-        mut foretell: impl FnMut(LogIndex) -> Answer,
+        foretell: impl FnOnce(LogIndex) -> Answer,
     ) -> Option<(ReplyTo, Answer)> {
         for queue in &mut self.others {
             let held = held_by(queue.voters);
-            while let Some(first) = queue.writes.front() {
-                let is_early = queue.voters < self.majority;
-                if first.index > held || (first.answer.is_none() && !is_early) {
-                    break;
-                }
-                let write = queue.writes.pop_front().expect("there is a first");
+            let is_early = queue.voters < self.majority;
+            let is_due = |first: &mut PendingWrite| {
+                first.index <= held && (first.answer.is_some() || is_early)
+            };
+            if let Some(write) = queue.writes.pop_front_if(is_due) {
                 queue.applied -= usize::from(write.answer.is_some());
                 return Some((write.to, write.answer.unwrap_or_else(|| foretell(write.index))));
             }
