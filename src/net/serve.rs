@@ -118,7 +118,7 @@ impl fmt::Display for ServeError {
             ServeError::LogStuck { patience } => write!(
                 f,
                 "stopped before the log took the last writes: the disk did not answer for \
-                 {patience:?}; none of them was acknowledged"
+                 {patience:?}; no acknowledgement counts on a copy of them here"
             ),
             ServeError::System { action, source } => write!(f, "can not {action}: {source}"),
         }
