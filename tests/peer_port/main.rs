@@ -6,6 +6,7 @@ mod support;
 
 mod amnesia;
 mod caller;
+mod directories;
 mod secrets;
 mod strangers;
 
