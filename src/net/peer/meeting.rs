@@ -177,9 +177,9 @@ impl Peers {
         let is_stranger = |link: &Link| matches!(link.origin, Origin::Accepted(None));
         let strangers = self.links.values().filter(|link| is_stranger(link));
         if strangers.clone().count() >= STRANGERS_MAX
-            && let Some(oldest) = strangers.min_by_key(|link| link.deadline)
+            && let Some(victim) = strangers.min_by_key(|link| (link.credit(), link.deadline))
         {
-            self.end(oldest.id, End::Crowded, now, node);
+            self.end(victim.id, End::Crowded, now, node);
         }
         let id = self.next_id();
         self.register(&mut stream, id)?;
