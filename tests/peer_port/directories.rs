@@ -1,9 +1,12 @@
-//! Data directories that are not what the command line says.
+//! Data directories that are not what the command line says, or have no room.
 
 use kvorum_protocol::ClusterId;
 
+use crate::assert_works;
 use crate::support::cluster::Cluster;
+use crate::support::disk::SmallDisk;
 use crate::support::server::{Exit, Server};
+use crate::support::until;
 
 /// It said which cluster the directory belongs to, which one was asked for, and what to do.
 #[track_caller]
@@ -55,4 +58,26 @@ fn without_a_list_the_log_says_who_the_members_are() {
     let committed = cluster.node(cluster.leader()).status_number("commit");
     node.wait_for_status("applied", |applied| applied >= committed);
     assert_eq!(node.status("voters"), "1,2,3");
+}
+
+/// What a node must note of a member before it lets it in needs no new space.
+#[test]
+fn a_full_disk_keeps_no_member_out() {
+    let disk = SmallDisk::new(64);
+    let mut cluster = Cluster::prepare(3, 0, &[]);
+    cluster.keep_data_in(1, disk.path().join("data"));
+    (1..=3).for_each(|id| cluster.start_node(id));
+    assert_works(&cluster);
+    let _ballast = disk.fill_to_the_brim();
+    cluster.kill(3);
+    // In a new term there is something to note.
+    let leader = cluster.leader();
+    let to = 3 - leader;
+    assert_eq!(cluster.text(leader).ask(&format!("TRANSFER {to}")), "OK");
+    until("it has moved", || (cluster.leader() == to).then_some(()));
+    cluster.start_node(3);
+    cluster.wait_until_applied(&[3]);
+    // Node 1 and node 3 have nobody else now.
+    cluster.kill(2);
+    cluster.leader();
 }
