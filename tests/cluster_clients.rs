@@ -217,6 +217,11 @@ fn leadership_goes_where_it_is_sent() {
     );
     assert_eq!(start, Reply::Ok);
     assert_eq!(cluster.text(leader).ask("SET k v"), "OK");
+    let output = run(&cluster, &["transfer", "--to", &to.to_string(), "--timeout-ms", "1500"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let words = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("leadership has not moved in time: node {leader} leads in term ");
+    assert!(words.contains(&expected), "{words}");
 }
 
 #[test]

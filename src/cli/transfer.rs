@@ -44,13 +44,16 @@ pub(super) fn run(flags: &TransferFlags) -> Result<(), Error> {
         Reply::Ok => {}
         other => return Err(ClientError::WrongReply(other).into()),
     }
+    // When the time is over there may be no time left to be told, too.
+    let mut newest = before;
     loop {
         let now = view(&flags.client, deadline);
         if now.is_some_and(|now| has_moved(before, now, flags.to)) {
             return report(now);
         }
+        newest = newest.max(now);
         if Instant::now() >= deadline {
-            return Err(Error::NotMoved(now.map(|now| now.to_string())));
+            return Err(Error::NotMoved(newest.map(|newest| newest.to_string())));
         }
         pause();
     }

@@ -237,6 +237,8 @@ impl LogLoop {
                 Task::Stop => return Ok(()),
                 Task::Tend => self.waits_for_room && !self.writer.lacks_next_segment(),
                 Task::Group(group) => {
+                    let is_vote = |(_, record): &_| matches!(record, Record::TermVote { .. });
+                    self.has_vote |= group.records.iter().any(is_vote);
                     self.writer.stage_all(&group.records, group.commit);
                     true
                 }
@@ -251,30 +253,37 @@ impl LogLoop {
 
     /// Writes what is staged, and syncs it if that is asked for; false when there is no room.
     fn write(&mut self) -> Result<bool, WalError> {
-        match self.writer.write() {
-            Ok(_) => self.waits_for_room = false,
+        let lacks_room = match self.writer.write() {
+            Ok(_) => false,
             Err(error) if !error.is_fatal() => {
                 if !self.waits_for_room {
                     log::error!("{error}");
                 }
-                self.waits_for_room = true;
-                return Ok(false);
+                true
             }
             Err(error) => return Err(error),
-        }
-        // Terms and votes are synced always. Whoever relaxes --fsync gives up writes, not the rule
-        // that a term has one leader; and a node that has forgotten a term is not let in again.
-        if std::mem::take(&mut self.has_vote) {
+        };
+        self.waits_for_room = lacks_room;
+        // What stands before the rest that lacks room counts as durable all the same.
+        self.sync_as_configured()?;
+        self.has_vote &= lacks_room;
+        Ok(!lacks_room)
+    }
+
+    /// Terms and votes are synced always. Whoever relaxes --fsync gives up writes, not the rule
+    /// that a term has one leader; and a node that has forgotten a term is not let in again.
+    fn sync_as_configured(&mut self) -> Result<(), WalError> {
+        if self.has_vote {
             self.writer.sync()?;
             self.unsynced_since = None;
-            return Ok(true);
+            return Ok(());
         }
         match self.fsync {
             Fsync::Always => _ = self.writer.sync()?,
             Fsync::EveryMs(_) => _ = self.unsynced_since.get_or_insert_with(Instant::now),
             Fsync::Never => {}
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What is to be done beside groups, and when again.
@@ -355,7 +364,7 @@ mod tests {
     use super::*;
     use crate::core::ReplayError;
     use crate::core::log::LogEnd;
-    use crate::disk::FileDisk;
+    use crate::disk::{BLOCK_BYTES, FileDisk};
     use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -441,6 +450,47 @@ mod tests {
         assert!(dump(temp.path()).contains(" last=2 commit=0 "));
         log.stop().unwrap();
         assert!(dump(temp.path()).contains(" last=2 commit=2 "), "the mark at the end knows it");
+    }
+
+    /// How much of the first segment was synced when its second group was written: a record says
+    /// so itself (`wal/FORMAT.md`).
+    fn synced_before_second_group(directory: &Path) -> u64 {
+        const SECOND_GROUP: usize = 2 * BLOCK_BYTES;
+        const SYNCED: usize = 48;
+        let segment = std::fs::read(directory.join("segment-0000000000000001.log")).unwrap();
+        let record = &segment[SECOND_GROUP..];
+        assert!(record.starts_with(b"KVR1"), "there is no second group");
+        u64::from_le_bytes(record[SYNCED..SYNCED + 8].try_into().unwrap())
+    }
+
+    #[test]
+    fn a_vote_is_synced_whatever_the_configuration_says() {
+        for fsync in [Fsync::Always, Fsync::EveryMs(600_000), Fsync::Never] {
+            let temp = tempfile::tempdir().unwrap();
+            let poll = Poll::new().unwrap();
+            let mut log = start(temp.path(), fsync, &poll);
+            let noop = Record::Batch(noop(LogEnd::default(), 1));
+            write(&mut log, vec![(Lsn(1), vote())], LogIndex(0));
+            write(&mut log, vec![(Lsn(2), noop)], LogIndex(0));
+            let synced = synced_before_second_group(temp.path());
+            assert_eq!(synced, 2 * BLOCK_BYTES as u64, "with {fsync}");
+        }
+    }
+
+    #[test]
+    fn entries_are_synced_as_the_configuration_says() {
+        for (fsync, blocks) in [(Fsync::Always, 2), (Fsync::EveryMs(600_000), 1), (Fsync::Never, 1)]
+        {
+            let temp = tempfile::tempdir().unwrap();
+            let poll = Poll::new().unwrap();
+            let mut log = start(temp.path(), fsync, &poll);
+            let first = noop(LogEnd::default(), 0);
+            let end = LogEnd::of(first.header());
+            write(&mut log, vec![(Lsn(1), Record::Batch(first))], LogIndex(0));
+            write(&mut log, vec![(Lsn(2), Record::Batch(noop(end, 0)))], LogIndex(0));
+            let synced = synced_before_second_group(temp.path());
+            assert_eq!(synced, blocks * BLOCK_BYTES as u64, "with {fsync}");
+        }
     }
 
     #[test]

@@ -26,9 +26,10 @@ fn wait_until_known(cluster: &Cluster, id: usize, of: usize, term: u64) {
     until("the term is known", || {
         let text = fs::read_to_string(cluster.data(id).join("peers")).ok()?;
         let start = format!("node {of} ");
-        let line = text.lines().find(|line| line.starts_with(&start))?;
-        let known: u64 = line.rsplit_once(' ')?.1.parse().ok()?;
-        (known >= term).then_some(())
+        // The file has two versions.
+        let lines = text.lines().filter(|line| line.starts_with(&start));
+        let known = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).max();
+        (known >= Some(term)).then_some(())
     });
 }
 

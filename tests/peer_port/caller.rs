@@ -67,16 +67,26 @@ pub fn call(cluster: &Cluster, own: Introduction) -> Result<Raw, Failure> {
 
 /// The handshake alone.
 pub fn introduce(socket: &mut Raw, own: Introduction) -> Result<(), Failure> {
+    let (mut dialer, proof) = greet(socket, own)?;
+    finish(socket, &mut dialer, &proof)
+}
+
+/// The handshake up to the proof that the caller owes, which is not sent.
+pub fn greet(socket: &mut Raw, own: Introduction) -> Result<(Dialer, Vec<u8>), Failure> {
     let mut out = Vec::new();
     let mut dialer = Dialer::new(own, None, &mut out);
-    loop {
-        socket.send(&std::mem::take(&mut out));
-        match dialer.receive(&next_frame(socket), &mut out)? {
-            Step::Wait => {}
-            Step::Judge(_) => dialer.accept(&mut out),
-            Step::Ready => return Ok(()),
-        }
-    }
+    socket.send(&std::mem::take(&mut out));
+    while dialer.receive(&next_frame(socket), &mut out)? == Step::Wait {}
+    dialer.accept(&mut out);
+    Ok((dialer, out))
+}
+
+/// The rest of the handshake.
+pub fn finish(socket: &mut Raw, dialer: &mut Dialer, proof: &[u8]) -> Result<(), Failure> {
+    socket.send(proof);
+    let step = dialer.receive(&next_frame(socket), &mut Vec::new())?;
+    assert_eq!(step, Step::Ready);
+    Ok(())
 }
 
 fn next_frame(socket: &mut Raw) -> Bytes {

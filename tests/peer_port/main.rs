@@ -6,6 +6,7 @@ mod support;
 
 mod amnesia;
 mod caller;
+mod directories;
 mod replaced;
 mod secrets;
 mod strangers;

@@ -5,7 +5,7 @@ use kvorum_protocol::peer::handshake::Failure;
 use kvorum_protocol::peer::{Introduction, Message, Reason, wire};
 use kvorum_protocol::{ClusterId, LogIndex, NodeId, Term};
 
-use crate::caller::{call, introduction};
+use crate::caller::{call, finish, greet, introduction};
 use crate::support::client::Raw;
 use crate::support::cluster::Cluster;
 use crate::{assert_said_once, assert_works};
@@ -88,6 +88,19 @@ fn a_crowd_of_callers_keeps_no_member_out() {
     cluster.kill(if cluster.leader() == 1 { 1 } else { 2 });
     assert_works(&cluster);
     drop(crowd);
+}
+
+/// Whoever has introduced itself is let in before those that say nothing, however many come.
+#[test]
+fn a_crowd_that_says_nothing_does_not_push_out_a_caller_in_its_handshake() {
+    let mut cluster = Cluster::start(3);
+    cluster.kill(3);
+    let mut caller = Raw::connect(cluster.peer_address(1));
+    let (mut dialer, proof) = greet(&mut caller, introduction(&cluster, 3, 1)).unwrap();
+    let mut crowd: Vec<Raw> = (0..40).map(|_| Raw::connect(cluster.peer_address(1))).collect();
+    // By then more have come than are waited for.
+    assert_eq!(crowd[0].rest(), b"");
+    assert_eq!(finish(&mut caller, &mut dialer, &proof), Ok(()));
 }
 
 #[test]

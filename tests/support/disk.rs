@@ -47,19 +47,29 @@ impl SmallDisk {
     /// Takes all free space, but for less than a megabyte, with a file that is removed when the
     /// ballast is dropped. Others may be taking space at the same time.
     pub fn fill(&self) -> Ballast {
+        self.fill_in_pieces(&[1 << 20])
+    }
+
+    /// The same to the last block.
+    pub fn fill_to_the_brim(&self) -> Ballast {
+        self.fill_in_pieces(&[1 << 20, 4096])
+    }
+
+    fn fill_in_pieces(&self, sizes: &[u64]) -> Ballast {
         use rustix::fs::{FallocateFlags, fallocate};
-        const PIECE_BYTES: u64 = 1 << 20;
         let path = self.path().join("ballast");
         let file = std::fs::File::create(&path).expect("a file can be made");
-        let mut pieces = 0;
-        loop {
-            let offset = pieces * PIECE_BYTES;
-            match fallocate(&file, FallocateFlags::empty(), offset, PIECE_BYTES) {
-                Ok(()) => pieces += 1,
-                Err(rustix::io::Errno::NOSPC) => return Ballast { path },
-                Err(error) => panic!("{}: {error}", path.display()),
+        let mut end = 0;
+        for bytes in sizes {
+            loop {
+                match fallocate(&file, FallocateFlags::empty(), end, *bytes) {
+                    Ok(()) => end += bytes,
+                    Err(rustix::io::Errno::NOSPC) => break,
+                    Err(error) => panic!("{}: {error}", path.display()),
+                }
             }
         }
+        Ballast { path }
     }
 }
 

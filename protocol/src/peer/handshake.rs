@@ -321,6 +321,12 @@ impl Acceptor {
         }
     }
 
+    /// Whether the other side has said nothing yet that a member says.
+    #[must_use]
+    pub fn awaits_hello(&self) -> bool {
+        matches!(self.state, AcceptorState::AwaitHello)
+    }
+
     /// The other side is welcome: messages may come. None are sent this way.
     ///
     /// # Panics

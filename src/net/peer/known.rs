@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use kvorum_protocol::peer::{Introduction, Refusal};
 use kvorum_protocol::{LogIndex, MemberList, NodeId, Role, Term};
 
-const FIRST_LINE: &str = "kvorum peers 1\n";
+const FIRST_LINE: &str = "kvorum peers 2";
 
 /// What is known of the voters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,14 +100,23 @@ impl Known {
         }
     }
 
+    /// Whether it has all that `theirs` says of itself.
+    pub fn holds(&self, theirs: &Introduction) -> bool {
+        let voter = self.voters.get(&theirs.from);
+        voter.is_some_and(|voter| {
+            voter.incarnation == theirs.incarnation && voter.term >= theirs.term
+        })
+    }
+
     /// The incarnations, for an introduction.
     pub fn incarnations(&self) -> Vec<(NodeId, u64)> {
         self.voters.iter().map(|(id, voter)| (*id, voter.incarnation)).collect()
     }
 
-    /// The text of the file: a person can read it, and a checksum guards it.
-    pub fn encode(&self) -> String {
-        let text = self.text();
+    /// The table as text, with the number of this version: a person can read it, and a checksum
+    /// guards it.
+    pub fn encode(&self, version: u64) -> String {
+        let text = format!("{FIRST_LINE} version {version}\n{}", self.text());
         let crc = crc32fast::hash(text.as_bytes());
         format!("{text}crc {crc:08x}\n")
     }
@@ -116,12 +125,15 @@ impl Known {
         let line = |(id, voter): (&NodeId, &Voter)| {
             format!("node {id} incarnation {:016x} term {}\n", voter.incarnation, voter.term)
         };
-        self.voters.iter().fold(FIRST_LINE.to_owned(), |text, voter| text + &line(voter))
+        self.voters.iter().map(line).collect()
     }
 
-    /// Reads the text; `None` for anything that [`encode`](Known::encode) has not written.
-    pub fn decode(bytes: &[u8]) -> Option<Known> {
+    /// Reads the text, and the number of its version; `None` for anything that
+    /// [`encode`](Known::encode) has not written.
+    pub fn decode(bytes: &[u8]) -> Option<(u64, Known)> {
         let text = std::str::from_utf8(bytes).ok()?;
+        let (_, version) = text.lines().next()?.rsplit_once(' ')?;
+        let version = version.parse().ok()?;
         let mut known = Known::default();
         for line in text.lines().skip(1).take_while(|line| line.starts_with("node ")) {
             let words: Vec<&str> = line.split(' ').collect();
@@ -133,7 +145,16 @@ impl Known {
             known.voters.insert(NodeId(id.parse().ok()?), voter);
         }
         // The text has one form only, so writing it again checks every byte, the sum included.
-        (known.encode() == text).then_some(known)
+        (known.encode(version) == text).then_some((version, known))
+    }
+}
+
+#[cfg(test)]
+impl Known {
+    /// A table of these voters: id, incarnation, and the term that each remembers.
+    pub fn of(voters: impl IntoIterator<Item = (NodeId, u64, Term)>) -> Known {
+        let entry = |(id, incarnation, term)| (id, Voter { term, ..Voter::new(incarnation) });
+        Known { voters: voters.into_iter().map(entry).collect() }
     }
 }
 
@@ -248,6 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn a_table_holds_what_a_voter_says_of_itself() {
+        let known = Known::of([(NodeId(2), 100, Term(5))]);
+        assert!(known.holds(&introduction(2, 100, 5, 1)));
+        assert!(known.holds(&introduction(2, 100, 4, 1)));
+        assert!(!known.holds(&introduction(2, 100, 6, 1)));
+        assert!(!known.holds(&introduction(2, 101, 5, 1)));
+        assert!(!known.holds(&introduction(3, 100, 5, 1)));
+    }
+
+    #[test]
     fn a_learner_may_come_with_anything() {
         let mut known = Known::default();
         assert!(lets_in(&mut known, &introduction(9, 900, 5, 1)));
@@ -257,12 +288,10 @@ mod tests {
     #[test]
     fn the_table_survives_and_no_flipped_bit_or_lost_byte_passes() {
         let mut known = Known::default();
-        assert_eq!(Known::decode(known.encode().as_bytes()), Some(known.clone()));
-        known.learn_term(NodeId(2), Term(1));
-        known.voters.insert(NodeId(2), Voter { term: Term(3), ..Voter::new(7) });
-        known.voters.insert(NodeId(3), Voter { term: Term(4), ..Voter::new(8) });
-        let text = known.encode();
-        assert_eq!(Known::decode(text.as_bytes()), Some(known));
+        assert_eq!(Known::decode(known.encode(0).as_bytes()), Some((0, known.clone())));
+        known = Known::of([(NodeId(2), 7, Term(3)), (NodeId(3), 8, Term(4))]);
+        let text = known.encode(12);
+        assert_eq!(Known::decode(text.as_bytes()), Some((12, known)));
         for bit in 0..text.len() * 8 {
             let mut bytes = text.clone().into_bytes();
             bytes[bit / 8] ^= 1 << (bit % 8);

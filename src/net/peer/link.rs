@@ -89,7 +89,7 @@ pub enum End {
     Unread,
     /// A newer connection takes its place, or it leads to a process that is gone.
     Replaced,
-    /// Too many strangers wait, and this one has waited longest.
+    /// Too many strangers wait, and of those that have shown the least this one has waited longest.
     Crowded,
 }
 
@@ -126,6 +126,17 @@ impl fmt::Display for End {
             End::Crowded => f.write_str("too many connections are in their handshake"),
         }
     }
+}
+
+/// What an accepted connection has shown of being a member's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Credit {
+    /// Nothing: it has not said HELLO.
+    None,
+    /// It has introduced itself as a member would.
+    Introduced,
+    /// It has proved who it is.
+    Proved,
 }
 
 /// A connection.
@@ -190,6 +201,16 @@ impl Link {
     /// The socket, for registering it.
     pub fn source(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+
+    /// What it has shown of being a member's.
+    pub fn credit(&self) -> Credit {
+        match &self.stage {
+            _ if self.judged.is_some() => Credit::Proved,
+            Stage::Accepting(acceptor) if acceptor.awaits_hello() => Credit::None,
+            Stage::Accepting(_) => Credit::Introduced,
+            Stage::Connecting | Stage::Dialing(_) | Stage::Open => Credit::Proved,
+        }
     }
 
     /// The kernel says that something has changed.

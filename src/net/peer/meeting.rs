@@ -177,9 +177,9 @@ impl Peers {
         let is_stranger = |link: &Link| matches!(link.origin, Origin::Accepted(None));
         let strangers = self.links.values().filter(|link| is_stranger(link));
         if strangers.clone().count() >= STRANGERS_MAX
-            && let Some(oldest) = strangers.min_by_key(|link| link.deadline)
+            && let Some(victim) = strangers.min_by_key(|link| (link.credit(), link.deadline))
         {
-            self.end(oldest.id, End::Crowded, now, node);
+            self.end(victim.id, End::Crowded, now, node);
         }
         let id = self.next_id();
         self.register(&mut stream, id)?;
@@ -263,22 +263,24 @@ impl Peers {
             return Err(End::Refuses(refusal));
         }
         let is_news = self.known.learn(self.id, &theirs, &self.members);
-        if is_news || !self.known_file.is_written() {
+        // Of a learner nothing is kept. What others say beside does not matter to this one.
+        let is_safe = !self.known.holds(&theirs) || self.known_file.holds(&theirs);
+        if is_news || !is_safe {
             self.known_file.submit(&self.known);
-            link.judged = Some(theirs);
-            return Ok(());
         }
-        self.let_in(link, &theirs, now, node)
+        if is_safe {
+            return self.let_in(link, &theirs, now, node);
+        }
+        link.judged = Some(theirs);
+        Ok(())
     }
 
     /// Lets those in who have waited for the disk.
     pub(super) fn let_in_judged(&mut self, now: &Now, node: &mut Node) {
-        if !self.known_file.is_written() {
-            return;
-        }
-        let judged = |link: &&Link| link.judged.is_some();
-        let ids: Vec<u64> =
-            self.links.values().map(Box::as_ref).filter(judged).map(|l| l.id).collect();
+        let is_safe =
+            |link: &&Link| link.judged.as_ref().is_some_and(|theirs| self.known_file.holds(theirs));
+        let links = self.links.values().map(Box::as_ref);
+        let ids: Vec<u64> = links.filter(is_safe).map(|link| link.id).collect();
         for id in ids {
             // One that was let in may have ended another.
             let Some(mut link) = self.links.remove(&id) else { continue };
