@@ -348,12 +348,11 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
 fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeError> {
     let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    // Nodes that boot with the same list are of one cluster; a lone one is its own. The directory
-    // remembers the list of its first boot, whatever the members are by now.
+    // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
+    // directory that is in use belongs to the configured cluster, `members` judges.
     let members = config.members.as_ref().filter(|members| members.members().len() > 1);
     let cluster = members.map(MemberList::cluster_id);
     let wal_config = WalConfig {
-        cluster,
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
         ..WalConfig::new(Identity::random(config.id, cluster))
     };

@@ -1,23 +1,18 @@
 //! Data directories that are not what the command line says, or have no room.
 
-use kvorum_protocol::ClusterId;
-
 use crate::assert_works;
 use crate::support::cluster::Cluster;
 use crate::support::disk::SmallDisk;
 use crate::support::server::{Exit, Server};
 use crate::support::until;
 
-/// It said which cluster the directory belongs to, which one was asked for, and what to do.
+/// It said that the directory belongs to another cluster than was asked for.
 #[track_caller]
-fn assert_other_cluster(cluster: &Cluster, exit: &Exit, found: ClusterId) {
+fn assert_other_cluster(cluster: &Cluster, exit: &Exit) {
     assert_eq!(exit.code, Some(1), "{exit:?}");
     let words = exit.last_words();
     assert!(words.contains(cluster.data(1).to_str().unwrap()), "{words}");
-    let expected = cluster.member_list().cluster_id();
-    let ids = format!("belongs to cluster {:016x}, not to {:016x}", found.0, expected.0);
-    assert!(words.contains(&ids), "{words}");
-    assert!(words.contains("another --data"), "{words}");
+    assert!(words.contains("belongs to another cluster"), "{words}");
 }
 
 #[test]
@@ -27,7 +22,7 @@ fn a_directory_of_another_cluster_is_refused() {
     one.terminate(1);
     other.keep_data_in(1, one.data(1));
     let exit = other.start_in_vain(1);
-    assert_other_cluster(&other, &exit, one.member_list().cluster_id());
+    assert_other_cluster(&other, &exit);
     // Nothing was done to it.
     one.start_node(1);
     one.leader();
@@ -39,12 +34,9 @@ fn a_directory_of_a_lone_node_does_not_join_a_cluster() {
     let mut cluster = Cluster::prepare(3, 0, &[]);
     let mut lone = Server::start_in(&cluster.data(1), &[]);
     assert_eq!(lone.text().ask("SET k v"), "OK");
-    let info = std::fs::read_to_string(cluster.data(1).join("identity")).unwrap();
-    let id = info.lines().find_map(|line| line.strip_prefix("cluster ")).unwrap();
-    let id = ClusterId(u64::from_str_radix(id, 16).unwrap());
     lone.terminate();
     let exit = cluster.start_in_vain(1);
-    assert_other_cluster(&cluster, &exit, id);
+    assert_other_cluster(&cluster, &exit);
     lone.start_again();
     assert_eq!(lone.text().ask("GET k"), "VALUE v");
 }
