@@ -231,7 +231,9 @@ impl LogLoop {
     }
 
     fn serve(&mut self) -> Result<(), WalError> {
-        let mut wake_at = None;
+        // At once: until the next segment is made, there may be no room for a first group.
+        let mut wake_at = self.tend()?;
+        self.tell(false);
         loop {
             let is_due = match self.next_task(wake_at) {
                 Task::Stop => return Ok(()),

@@ -222,8 +222,8 @@ impl fmt::Display for WalError {
             ),
             WalError::OtherCluster { path, found, expected } => write!(
                 f,
-                "{} belongs to cluster {:016x}, not to {:016x}, which the --member list makes: give \
-                 the list that the directory began with, or none, or another --data",
+                "{} belongs to cluster {:016x}, not to {:016x}, which the --member list makes: \
+                 give the list that the directory began with, or none, or another --data",
                 path.display(),
                 found.0,
                 expected.0

@@ -254,24 +254,22 @@ impl Writer {
 
     /// How many more bytes of records, each counted as its [`footprint`](super::footprint), will
     /// certainly find their place; less the reserve for terms and votes. While the next segment is
-    /// being made and nothing has failed, it counts as there.
+    /// being made it does not count: what was promised of it could then stand in the way of votes,
+    /// which the reserve is for, if it can not be made after all.
     #[must_use]
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
         let active = (self.active.bytes - self.active.offset).checked_sub(staged);
-        let spare = self.next_segment_bytes().map_or(0, |next| next - SEGMENT_HEADER_BYTES as u64);
+        let spare =
+            self.next_segment().map_or(0, |spare| spare.bytes - SEGMENT_HEADER_BYTES as u64);
         // A record that does not fit into the rest of the active segment leaves that rest empty.
         let room = active.map_or(spare.saturating_sub(staged), |active| active.max(spare));
         room.saturating_sub(self.config.reserve_bytes)
     }
 
-    /// Length of the next segment, made or being made; `None` when it can not be made.
-    fn next_segment_bytes(&self) -> Option<u64> {
-        let wanted = self.config.segment_bytes(self.active.sequence + 1);
-        match self.spares.ready(wanted) {
-            Some(spare) => Some(spare.bytes),
-            None => (!self.spares.has_failed()).then_some(wanted),
-        }
+    /// The next segment, if it is made.
+    fn next_segment(&self) -> Option<&Spare> {
+        self.spares.ready(self.config.segment_bytes(self.active.sequence + 1))
     }
 
     /// Whether the next segment could not be made. [`tend`](Writer::tend) tries again; until it
@@ -279,7 +277,7 @@ impl Writer {
     /// repeated.
     #[must_use]
     pub fn lacks_next_segment(&self) -> bool {
-        self.next_segment_bytes().is_none()
+        self.next_segment().is_none() && self.spares.has_failed()
     }
 
     /// Whether that is for a reason of the disk, most likely want of space, and not because this
