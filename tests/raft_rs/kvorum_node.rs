@@ -1,5 +1,7 @@
 //! A node of ours, with a disk whose syncs take time.
 
+use std::time::Duration;
+
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
     Answer, Instant, Node, NodeConfig, Now, Options, Output, Record, Recovery, ReplyTo,
@@ -174,7 +176,9 @@ fn start(
             Record::Truncate { end } => recovery.truncate(*lsn, *end).expect("undecided entries"),
         }
     }
-    let config = NodeConfig { seed, ..NodeConfig::new(id, members.clone()) };
+    // This network loses messages, as no connection does that stands.
+    let resend_timeout = Duration::from_millis(300);
+    let config = NodeConfig { seed, resend_timeout, ..NodeConfig::new(id, members.clone()) };
     let mut node = Node::new(config, recovery, LOG_ROOM_BYTES);
     if let Some(bug) = bug {
         node.seed_bug(bug);
