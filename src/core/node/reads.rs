@@ -10,6 +10,7 @@ use crate::core::asks::Kind;
 use crate::core::lookup::{get_into, look_up, look_up_into, value_bytes, value_response};
 use crate::core::output::{Answer, Output, Refusal, Reply};
 use crate::core::pending::{OwnedRead, PendingRead};
+use crate::core::progress::Progress;
 use crate::core::quorum::{majority, reached_by};
 use crate::core::raft::Role;
 use crate::core::rounds::{Asked, Condition};
@@ -181,11 +182,9 @@ impl Node {
     }
 
     fn is_confirmed(&self, condition: Condition) -> bool {
-        let Some(leading) = &self.leading else { return false };
-        let others = leading.members.iter().filter(|member| member.is_voter);
-        let rounds = others.map(|member| member.round).chain([leading.rounds.begun()]);
-        let confirmed = reached_by(condition.voters, rounds);
-        confirmed.is_some_and(|confirmed| confirmed >= condition.round)
+        self.leading.as_ref().is_some_and(|leading| {
+            is_confirmed_by(&leading.members, leading.rounds.begun(), condition)
+        })
     }
 
     /// Releases what is confirmed; true when `out` is full first.
@@ -193,15 +192,12 @@ impl Node {
         let Some(mut leading) = self.leading.take_if(|leading| !leading.rounds.is_empty()) else {
             return false;
         };
-        let others = leading.members.iter().filter(|member| member.is_voter);
-        let own = leading.rounds.begun();
-        let mut rounds: Vec<u64> = others.map(|member| member.round).chain([own]).collect();
-        rounds.sort_unstable_by(|a, b| b.cmp(a));
+        let begun = leading.rounds.begun();
         let mut answers: Vec<Asked> = Vec::new();
         let more = leading.rounds.release(
             out,
             POLL_VALUES_BYTES_SOFT,
-            |condition| rounds[condition.voters.max(1) - 1] >= condition.round,
+            |condition| is_confirmed_by(&leading.members, begun, condition),
             |asked| answers.push(asked),
         );
         let is_news = leading.told_commit < self.log.committed();
@@ -309,4 +305,12 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether as many voters as the condition asks for have answered in its round or a later one;
+/// the leader itself counts for every round that it has begun.
+fn is_confirmed_by(members: &[Progress], begun: u64, condition: Condition) -> bool {
+    let others = members.iter().filter(|member| member.is_voter);
+    let rounds = others.map(|member| member.round).chain([begun]);
+    reached_by(condition.voters, rounds).is_some_and(|confirmed| confirmed >= condition.round)
 }
