@@ -42,31 +42,28 @@ fn an_isolated_leader_is_replaced_and_comes_back_quietly() {
 #[test]
 fn a_leader_that_is_heard_and_hears_nothing_is_replaced() {
     plan("a leader that sends and does not receive").run(|trial| {
-        let old = trial.cluster.leader();
-        let majority = others(trial, &[old]);
-        majority.iter().for_each(|&other| trial.network().cut_one_way(other, old));
-        let outage = trial.traffic.writes(1);
-        assert_ne!(trial.cluster.leader_of(&majority), old);
-        trial.traffic.writes(100);
-        trial.network().heal();
-        trial.cluster.leader();
-        trial.note(&format!("{} ms to the first write without it", outage.as_millis()));
+        is_replaced_when(trial, |trial, old, other| trial.network().cut_one_way(other, old));
     });
 }
 
 #[test]
 fn a_leader_that_hears_and_is_not_heard_is_replaced() {
     plan("a leader that receives and does not send").run(|trial| {
-        let old = trial.cluster.leader();
-        let majority = others(trial, &[old]);
-        majority.iter().for_each(|&other| trial.network().cut_one_way(old, other));
-        let outage = trial.traffic.writes(1);
-        assert_ne!(trial.cluster.leader_of(&majority), old);
-        trial.traffic.writes(100);
-        trial.network().heal();
-        trial.cluster.leader();
-        trial.note(&format!("{} ms to the first write without it", outage.as_millis()));
+        is_replaced_when(trial, |trial, old, other| trial.network().cut_one_way(old, other));
     });
+}
+
+/// Cuts something between the leader and each of the others: another one leads.
+fn is_replaced_when(trial: &mut Trial<'_>, cut: impl Fn(&Trial<'_>, usize, usize)) {
+    let old = trial.cluster.leader();
+    let majority = others(trial, &[old]);
+    majority.iter().for_each(|&other| cut(trial, old, other));
+    let outage = trial.traffic.writes(1);
+    assert_ne!(trial.cluster.leader_of(&majority), old);
+    trial.traffic.writes(100);
+    trial.network().heal();
+    trial.cluster.leader();
+    trial.note(&format!("{} ms to the first write without it", outage.as_millis()));
 }
 
 /// Cuts one follower off by `cut(trial, leader, follower)`, long enough for it to stand for

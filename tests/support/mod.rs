@@ -1,7 +1,8 @@
 //! Real processes for tests: a server in a directory of its own, clients for it, faults in its
 //! system calls, and small disks that fill up.
 //!
-//! Nothing sleeps: every wait is for an event, and ends in a panic at [`PATIENCE`].
+//! Every wait is for an event or a condition, never for time to pass, and ends in a panic at
+//! [`PATIENCE`].
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
