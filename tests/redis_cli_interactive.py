@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -16,47 +17,68 @@ import time
 DEADLINE_S = 20
 
 
-def spawn(args, term):
-    pid, terminal = pty.fork()
-    if pid == 0:
-        try:
-            # Of a terminal without a size redis-cli asks where its cursor is.
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-            os.environ |= {"TERM": term, "REDISCLI_HISTFILE": "/dev/null"}
-            os.execvp("redis-cli", ["redis-cli", *args])
-        except OSError as error:
-            print(f"redis-cli: {error}; install redis-tools", flush=True)
-        os._exit(127)
-    return pid, terminal
+class Terminal:
+    """A redis-cli on a terminal of its own, of which everything is awaited, its end too."""
 
+    def __init__(self, args, term):
+        self.prompt = f"127.0.0.1:{args[1]}> ".encode()
+        self.unread = b""
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            try:
+                # Of a terminal without a size redis-cli asks where its cursor is.
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+                os.environ |= {"TERM": term, "REDISCLI_HISTFILE": "/dev/null"}
+                os.execvp("redis-cli", ["redis-cli", *args])
+            except OSError as error:
+                print(f"redis-cli: {error}; install redis-tools", flush=True)
+            os._exit(127)
 
-def read_until(terminal, words):
-    """Everything printed up to `words`; fails when they do not come."""
-    seen = b""
-    end = time.monotonic() + DEADLINE_S
-    while words not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, end - time.monotonic()))
+    def read(self, end, awaited):
+        """Whether redis-cli still had its terminal; fails when it is silent until `end`."""
+        ready, _, _ = select.select([self.file], [], [], max(0, end - time.monotonic()))
+        if not ready:
+            self.fail(f"silent instead of {awaited!r}")
         try:
-            read = os.read(terminal, 65536) if ready else b""
-        except OSError:
+            read = os.read(self.file, 65536)
+        except OSError:  # EIO: the other side has closed the terminal
             read = b""
-        if not read:
-            sys.exit(f"no {words!r} in {seen!r}")
-        seen += read
-    return seen
+        self.unread += read
+        return read != b""
+
+    def expect(self, words):
+        """Reads past `words`; fails when they do not come."""
+        end = time.monotonic() + DEADLINE_S
+        while words not in self.unread:
+            if not self.read(end, words):
+                self.fail(f"ended before {words!r}")
+        self.unread = self.unread.split(words, 1)[1]
+
+    def expect_end(self):
+        end = time.monotonic() + DEADLINE_S
+        while self.read(end, "its end"):
+            pass
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.file)
+        if status != 0:
+            sys.exit(f"redis-cli ended with status {status}: {self.unread!r}")
+
+    def fail(self, problem):
+        os.kill(self.pid, signal.SIGKILL)
+        sys.exit(f"redis-cli: {problem}; it had printed {self.unread!r}")
 
 
 def session(args, term, steps):
-    pid, terminal = spawn(args, term)
-    read_until(terminal, b"> ")
+    terminal = Terminal(args, term)
+    terminal.expect(terminal.prompt)
     for typed, expected in steps:
-        os.write(terminal, typed)
-        read_until(terminal, expected)
-    os.write(terminal, b"quit\r")
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    if status != 0:
-        sys.exit(f"redis-cli {args} ended with status {status}")
+        os.write(terminal.file, typed)
+        terminal.expect(expected)
+        # Before its prompt redis-cli throws away what was typed already (TCSAFLUSH).
+        if typed.endswith(b"\r"):
+            terminal.expect(terminal.prompt)
+    os.write(terminal.file, b"quit\r")
+    terminal.expect_end()
 
 
 def main():
