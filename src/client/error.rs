@@ -143,6 +143,7 @@ impl From<ErrorCode> for Cause {
             ErrorCode::Busy => Cause::Busy,
             ErrorCode::MemoryLimit => Cause::MemoryLimit,
             ErrorCode::DiskFull => Cause::DiskFull,
+            ErrorCode::SessionExpired => Cause::SessionExpired,
         }
     }
 }
