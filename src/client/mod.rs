@@ -2,6 +2,7 @@
 
 mod connection;
 mod reply;
+pub mod route;
 
 pub use connection::{Connection, ConnectionError, Reason, RequestId};
 pub use reply::Reply;
