@@ -197,7 +197,14 @@ impl Course {
                 }
                 self.sent_in_vain()
             }
-            ErrorCode::UnknownCommand
+            // The same server takes it under a number in another session, unless an earlier
+            // sending under this one may have been applied.
+            ErrorCode::SessionExpired if !self.is_open => {
+                self.tried.clear();
+                Verdict::NewSession
+            }
+            ErrorCode::SessionExpired
+            | ErrorCode::UnknownCommand
             | ErrorCode::BadRequest
             | ErrorCode::TooLarge
             | ErrorCode::MemoryLimit
@@ -347,6 +354,21 @@ mod tests {
         let verdict = call.hear(second, Heard::Refused(ErrorCode::DiskFull));
         let reason = EndReason::Refused(ErrorCode::DiskFull);
         assert_eq!(verdict, Verdict::Fail(End { reason, is_open: true }));
+    }
+
+    #[test]
+    fn a_forgotten_session_is_replaced_unless_a_sending_is_open() {
+        let mut call = Call::new(WRITE);
+        let first = call.send();
+        assert_eq!(call.hear(first, Heard::Refused(ErrorCode::NoLeader)), Verdict::Again);
+        let second = call.send();
+        let expired = Heard::Refused(ErrorCode::SessionExpired);
+        assert_eq!(call.hear(second, expired), Verdict::NewSession);
+        let third = call.send();
+        assert_eq!(call.lose(third, true), Verdict::Again);
+        let fourth = call.send();
+        let reason = EndReason::Refused(ErrorCode::SessionExpired);
+        assert_eq!(call.hear(fourth, expired), Verdict::Fail(End { reason, is_open: true }));
     }
 
     #[test]
