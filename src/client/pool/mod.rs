@@ -178,3 +178,6 @@ impl Drop for Taken {
         self.link.users.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;
