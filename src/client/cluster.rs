@@ -45,7 +45,18 @@ pub(super) enum Outcome {
     NewSession,
 }
 
-/// What a server last said or did, if it was not an answer.
+/// What has kept a call from its answer, for its error: the last of each sort.
+#[derive(Debug, Default)]
+struct Troubles {
+    /// A sending whose outcome is open.
+    open: Option<Trouble>,
+    /// A refusal.
+    refusal: Option<Trouble>,
+    /// A server that could not be reached, which says less.
+    absence: Option<Trouble>,
+}
+
+/// What a server has said or done, if it was not an answer.
 #[derive(Debug)]
 struct Trouble {
     at: Arc<Pool>,
@@ -73,9 +84,7 @@ impl Cluster {
         mut now: Instant,
     ) -> Result<Outcome, Error> {
         let deadline = course.deadline();
-        // The last of a server's words, or of the connections that broke; and of those that could
-        // not be made, which say less.
-        let (mut trouble, mut absence) = (None, None);
+        let mut troubles = Troubles::default();
         loop {
             let mut state = self.lock();
             let node = match course.next(&mut state.router, now) {
@@ -87,7 +96,7 @@ impl Cluster {
                     now = Instant::now();
                     continue;
                 }
-                Step::Fail(end) => return Err(error(end, trouble.or(absence))),
+                Step::Fail(end) => return Err(troubles.error(end)),
             };
             let pool = state.pool(node, &self.options);
             let asks_members = state.router.asks_members(node, now);
@@ -108,10 +117,8 @@ impl Cluster {
                     match verdict {
                         Verdict::Done => return Ok(Outcome::Reply(reply)),
                         Verdict::NewSession => return Ok(Outcome::NewSession),
-                        Verdict::Again => trouble = Some(Trouble::said(pool, reply)),
-                        Verdict::Fail(end) => {
-                            return Err(error(end, Some(Trouble::said(pool, reply))));
-                        }
+                        Verdict::Again => troubles.said(pool, reply),
+                        Verdict::Fail(end) => return Err(Trouble::said(pool, reply).error(end)),
                     }
                     continue;
                 }
@@ -122,23 +129,20 @@ impl Cluster {
             match missed {
                 Miss::Late => {
                     let end = course.late(&mut state.router, node);
-                    if end.reason == EndReason::Late {
-                        trouble = Some(Trouble { at: pool, failure: None, message: None });
-                    }
-                    return Err(error(end, trouble));
+                    return Err(match end.reason {
+                        EndReason::Late => Error::of(end, None).at(pool.address()),
+                        _ => troubles.error(end),
+                    });
                 }
                 Miss::Lost { failure, may_have_arrived } => {
                     let router = &mut state.router;
                     let verdict = course.lost(router, node, may_have_arrived, now);
                     drop(state);
-                    let failed = Some(Trouble { at: pool, failure: Some(failure), message: None });
-                    if may_have_arrived {
-                        trouble = failed;
-                    } else {
-                        absence = failed;
-                    }
-                    if let Verdict::Fail(end) = verdict {
-                        return Err(error(end, trouble));
+                    let trouble = Trouble { at: pool, failure: Some(failure), message: None };
+                    match verdict {
+                        Verdict::Fail(end) => return Err(trouble.error(end)),
+                        _ if may_have_arrived => troubles.open = Some(trouble),
+                        _ => troubles.absence = Some(trouble),
                     }
                 }
             }
@@ -260,6 +264,29 @@ fn timeout_ms(left: Duration) -> u16 {
     u16::try_from(ms).unwrap_or(u16::MAX)
 }
 
+impl Troubles {
+    fn said(&mut self, at: Arc<Pool>, reply: Reply) {
+        let is_open = matches!(&reply, Reply::Error { code, .. } if code.outcome_is_open());
+        let kept = if is_open { &mut self.open } else { &mut self.refusal };
+        *kept = Some(Trouble::said(at, reply));
+    }
+
+    /// What the course has come to, with the words that belong to it.
+    fn error(self, end: End) -> Error {
+        let Troubles { open, refusal, absence } = self;
+        let told = match end.reason {
+            EndReason::Unreachable => absence,
+            EndReason::Lost => open,
+            EndReason::Refused(code) if code.outcome_is_open() => open,
+            _ => refusal,
+        };
+        match told {
+            Some(trouble) => trouble.error(end),
+            None => Error::of(end, None),
+        }
+    }
+}
+
 impl Trouble {
     fn said(at: Arc<Pool>, reply: Reply) -> Trouble {
         let message = match reply {
@@ -269,13 +296,13 @@ impl Trouble {
         };
         Trouble { at, failure: None, message }
     }
-}
 
-fn error(end: End, trouble: Option<Trouble>) -> Error {
-    let Some(Trouble { at, failure, message }) = trouble else { return Error::of(end, None) };
-    let error = Error::of(end, failure).at(at.address());
-    match message {
-        Some(message) => error.saying(message),
-        None => error,
+    fn error(self, end: End) -> Error {
+        let Trouble { at, failure, message } = self;
+        let error = Error::of(end, failure).at(at.address());
+        match message {
+            Some(message) => error.saying(message),
+            None => error,
+        }
     }
 }

@@ -35,7 +35,7 @@ pub struct Options {
     /// 60 s.
     pub idle_timeout: Duration,
     /// Whether writes are numbered in a session, so that one whose answer was lost is sent again
-    /// and still happens once. Without it such a write fails with an unknown outcome. Default: no.
+    /// and still happens once. Without it such a write fails with an unknown outcome. Default: yes.
     pub exactly_once: bool,
 }
 
@@ -48,7 +48,7 @@ impl Default for Options {
             read_quorum: None,
             connections_max: 10,
             idle_timeout: Duration::from_secs(60),
-            exactly_once: false,
+            exactly_once: true,
         }
     }
 }
