@@ -39,6 +39,7 @@ mod progress;
 pub mod quorum;
 pub mod raft;
 pub mod recovery;
+mod room;
 mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
@@ -54,5 +55,6 @@ pub use node::{
 };
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
+pub use room::NextSegment;
 pub use time::{Instant, Now};
 pub use waits::Wait;

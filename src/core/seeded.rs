@@ -55,11 +55,13 @@ pub enum Bug {
     AnswersAtMajority,
     /// A write that is refused because another node leads is in the log nevertheless.
     RefusedButLogged,
+    /// A follower takes what it may have no room for, and its votes have to wait behind that.
+    TakesBeyondRoom,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 26] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -85,5 +87,6 @@ impl Bug {
         Bug::RecoveryAppliesAll,
         Bug::AnswersAtMajority,
         Bug::RefusedButLogged,
+        Bug::TakesBeyondRoom,
     ];
 }

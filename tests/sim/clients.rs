@@ -58,6 +58,8 @@ pub struct Op {
     /// Its place in the history of linearizable operations, if it belongs there.
     history: Option<OperationId>,
     place: Place,
+    /// How long the value is at least.
+    value_bytes: usize,
     /// The connection that carries it: of one client, to one process.
     pub connection: u64,
     is_done: bool,
@@ -75,7 +77,9 @@ impl Op {
 
     pub fn value_bytes(&self) -> Option<Vec<u8>> {
         match self.call.action {
-            Action::Set(value) => Some(value.to_string().into_bytes()),
+            Action::Set(value) => {
+                Some(format!("{value:0bytes$}", bytes = self.value_bytes).into_bytes())
+            }
             Action::Get | Action::Delete => None,
         }
     }
@@ -235,10 +239,22 @@ impl World {
         let life = self.machines[place].life;
         let connection = u64::from(client) << 40 | (place as u64) << 32 | u64::from(life);
         let decided = self.checks.ledger().end();
-        let is_done = false;
-        let op =
-            Op { client, call, quorum, history, place, connection, is_done, decided, must_see };
-        self.clients.ops.push(op);
+        let value_bytes = match number % 2 {
+            0 => self.options.clients.large_bytes,
+            _ => 0,
+        };
+        self.clients.ops.push(Op {
+            client,
+            call,
+            quorum,
+            history,
+            place,
+            value_bytes,
+            connection,
+            is_done: false,
+            decided,
+            must_see,
+        });
         self.clients.clients[client as usize].in_flight += 1;
         let arrives = self.now + self.clients.delay(&mut self.chance);
         self.queue.schedule(arrives, Event::Request(number, life));
