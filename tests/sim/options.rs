@@ -40,6 +40,8 @@ pub struct ClientOptions {
     pub relaxed: bool,
     /// How many requests a client sends before it waits.
     pub depth: usize,
+    /// How long every second value is at least, so that logs fill up.
+    pub large_bytes: usize,
     /// Mean time between two requests of a client.
     pub think: Time,
     /// How long a client waits for an answer before it gives up.
@@ -139,6 +141,7 @@ impl ClientOptions {
             keys: chance.one_of(&[1, 1, 2, 3, 5, 8]),
             relaxed: chance.happens(0.5),
             depth: chance.one_of(&[1, 1, 2, 4, 8]),
+            large_bytes: chance.one_of(&[0, 0, 3000]),
             // All clients together, so that histories and logs stay of one size.
             think: u64::from(count) * chance.magnitude(8, 60) * MILLISECOND,
             patience: chance.between(200, 6000) * MILLISECOND,

@@ -67,8 +67,8 @@ impl World {
         if has_news {
             process.told = Some(standing);
             process.core.durable(standing.durable);
-            let (room, is_short) = (standing.room_bytes, standing.is_short_of_space);
-            process.core.set_log_room(standing.staged, room, is_short);
+            let (room, next) = (standing.room_bytes, standing.next_segment);
+            process.core.set_log_room(standing.staged, room, next);
         }
         for input in std::mem::take(&mut process.inbox) {
             self.take_in(place, &mut process.core, &now, input)?;
@@ -215,7 +215,8 @@ impl World {
                 }
             }
             Wish::Key(call) => {
-                let (key, value) = (key_bytes(call), value_bytes(call));
+                let large_bytes = self.options.clients.large_bytes;
+                let (key, value) = (key_bytes(call), value_bytes(call, large_bytes));
                 let change = match &value {
                     Some(value) => Op::Set { key: &key, value },
                     None => Op::Delete { key: &key },
@@ -328,7 +329,7 @@ pub fn is_not_applied(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::QuorumTimeout | Refusal::LeaderChanged)
 }
 
-fn words_of_record(record: &Record) -> String {
+pub fn words_of_record(record: &Record) -> String {
     match record {
         Record::Batch(batch) => {
             let header = batch.header();
