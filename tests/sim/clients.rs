@@ -296,15 +296,12 @@ impl World {
     }
 
     /// Sends a write of a session.
-    pub fn send_write(
-        &mut self,
-        client: u32,
-        call: Call,
-        quorum: Option<Quorum>,
-        number: CourseNumber,
-    ) {
-        let history = self.clients.courses[number].history;
-        self.send_request(client, Wish::Key(call), quorum, history, Some(number));
+    pub fn send_write(&mut self, number: CourseNumber, is_awaited: bool) {
+        let course = &self.clients.courses[number];
+        let (client, call) = (course.client, course.call.clone());
+        let (quorum, history) = (course.quorum, course.history);
+        let op = self.send_request(client, Wish::Key(call), quorum, history, Some(number));
+        self.clients.ops[op as usize].is_done = !is_awaited;
     }
 
     fn send_request(
@@ -314,7 +311,7 @@ impl World {
         quorum: Option<Quorum>,
         history: Option<OperationId>,
         course: Option<CourseNumber>,
-    ) {
+    ) -> OpNumber {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
         let read = match &wish {
@@ -361,6 +358,7 @@ impl World {
             let patience = self.now + self.options.clients.patience;
             self.queue.schedule(patience, Event::GiveUp(number));
         }
+        number
     }
 
     /// A request comes to its node, which may be gone.

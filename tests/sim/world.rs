@@ -76,6 +76,8 @@ pub enum Event {
     GiveUp(OpNumber),
     /// A client sends a write of its session again.
     Resend(CourseNumber),
+    /// The network has kept a copy of a sending until now.
+    Twin(CourseNumber),
     LookForOverdue,
     /// All faults end.
     Heal,
@@ -203,6 +205,7 @@ impl World {
             Event::Broken(op) => self.broken(op),
             Event::GiveUp(op) => self.give_up(op),
             Event::Resend(course) => self.send_course(course),
+            Event::Twin(course) => self.twin_comes(course),
             Event::LookForOverdue => {
                 self.look_for_overdue()?;
                 self.queue.schedule(self.now + LOOK_INTERVAL, Event::LookForOverdue);
