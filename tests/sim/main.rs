@@ -5,7 +5,7 @@
 //!
 //! # Reading it
 //! - [`world`]: what happens, one event after the other; [`turn`]: what a process does;
-//!   [`life`]: how it begins and ends.
+//!   [`life`]: how it begins and ends; [`wire`]: what nodes say, as the frames that they send.
 //! - [`options`]: what one seed is about; [`nemesis`]: what goes wrong.
 //! - [`invariants`]: what must always be true; [`ending`]: what must come true when all faults end;
 //!   [`clients`]: what clients may see.
@@ -50,6 +50,7 @@ mod runner;
 mod seeded_bugs;
 mod trace;
 mod turn;
+mod wire;
 mod world;
 
 use std::ops::Range;
