@@ -64,6 +64,8 @@ pub struct NetworkOptions {
     pub duplication: f64,
     /// How often a message takes up to [`STRAY_MAX`].
     pub strays: f64,
+    /// How often some bits of a message are changed.
+    pub flips: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +165,7 @@ impl NetworkOptions {
             reorders,
             strays,
             loss: if chance.happens(0.5) { chance.fraction(0.0, 0.3) } else { 0.0 },
+            flips: if chance.happens(0.3) { chance.fraction(0.0, 0.02) } else { 0.0 },
             duplication: if chance.happens(0.5) { chance.fraction(0.0, 0.5) } else { 0.0 },
         }
     }

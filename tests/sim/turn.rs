@@ -15,6 +15,7 @@ use crate::node::{Input, Process, place_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::register::Action;
 use crate::trace::words;
+use crate::wire;
 use crate::world::{Event, World};
 
 /// How often a request that the core could not take is tried again without news from the log.
@@ -164,9 +165,14 @@ impl World {
         ensure(in_flight <= IN_FLIGHT_MAX, "queues are bounded", || {
             format!("{in_flight} messages from n{} to n{}", from + 1, to + 1)
         })?;
+        let whole = wire::encode(&message);
         for at in arrivals {
-            let message = message.clone();
-            self.queue.schedule(at, Event::Deliver { from, to, connection, message });
+            let was_changed = self.network.changes(&mut self.chance);
+            let frame = match was_changed {
+                true => wire::flip_bits(&mut self.chance, &whole),
+                false => whole.clone(),
+            };
+            self.queue.schedule(at, Event::Deliver { from, to, connection, frame, was_changed });
         }
         Ok(())
     }
