@@ -19,6 +19,7 @@ pub mod server;
 pub mod strace;
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use self::child::Ends as _;
@@ -42,6 +43,15 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Raises a flag when it is dropped, also in a panic: for threads that run until it is raised.
+pub struct Raises<'a>(pub &'a AtomicBool);
+
+impl Drop for Raises<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
