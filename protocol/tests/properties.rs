@@ -3,6 +3,7 @@
 use kvorum_protocol::binary::{
     RequestHead, decode_preface, decode_request, decode_response, encode_request, encode_response,
 };
+use kvorum_protocol::limits::SESSION_WINDOW_MAX;
 use kvorum_protocol::text::{self, Acknowledgement, Line, LineError, StreamError};
 use kvorum_protocol::{
     Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, NodeId, Op, PairList,
@@ -24,6 +25,7 @@ enum Owned {
     Delete(Bytes),
     SetMany(Vec<(Bytes, Bytes)>),
     DeleteMany(Vec<Bytes>),
+    OpenSession(u32),
     Quorum(Option<Quorum>, Option<Quorum>),
     Transfer(Option<NodeId>),
     Ping,
@@ -53,6 +55,9 @@ impl Owned {
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
             Owned::WhoIsLeader => return Request::WhoIsLeader,
+            Owned::OpenSession(window) => {
+                return Request::Write(Command::new(Op::OpenSession { window: *window }));
+            }
             Owned::Set(key, value) => Op::Set { key, value },
             Owned::Delete(key) => Op::Delete { key },
             Owned::DeleteMany(keys) => Op::DeleteMany(list(keys, scratch)),
@@ -99,6 +104,7 @@ fn request() -> impl Strategy<Value = Owned> {
         bytes(30).prop_map(Owned::Delete),
         vec((bytes(20), bytes(100)), 0..6).prop_map(Owned::SetMany),
         keys().prop_map(Owned::DeleteMany),
+        (1..=SESSION_WINDOW_MAX).prop_map(Owned::OpenSession),
         (level(), read_level()).prop_map(|(write, read)| Owned::Quorum(write, read)),
         proptest::option::of((1..=u16::MAX).prop_map(NodeId)).prop_map(Owned::Transfer),
         Just(Owned::Ping),

@@ -95,6 +95,6 @@ pub fn apply(store: &mut Store, entry: &Entry<'_>) -> Applied {
             let deleted = keys.iter().filter(|key| store.delete(key)).count();
             Applied::Deleted(u32::try_from(deleted).expect("bounded by KEYS_PER_REQUEST_MAX"))
         }
-        Op::Noop | Op::Membership(_) => Applied::Nothing,
+        Op::OpenSession { .. } | Op::Noop | Op::Membership(_) => Applied::Nothing,
     }
 }

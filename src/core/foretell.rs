@@ -73,7 +73,7 @@ impl Foretold {
                 let count = keys.iter().map(|key| self.take(store, index, key)).sum();
                 self.deleted.insert(index, count);
             }
-            Op::Noop | Op::Membership(_) => {}
+            Op::OpenSession { .. } | Op::Noop | Op::Membership(_) => {}
         }
     }
 

@@ -52,6 +52,7 @@ pub fn command(command: &Command<'_>) -> String {
         Op::DeleteMany(keys) => {
             format!("DELETE_MANY {} {}", keys.len(), joined(keys.iter().map(Shown)))
         }
+        Op::OpenSession { window } => format!("OPEN_SESSION window={window}"),
         Op::Membership(bytes) => {
             let members = MemberList::decode(bytes).expect("the core made it");
             let words = members.members().iter().map(|member| match member.role {

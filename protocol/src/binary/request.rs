@@ -9,7 +9,7 @@ use crate::types::{LogIndex, NodeId, Quorum};
 
 /// What a request asks for. The writes are those of [`crate::command::opcode`].
 pub mod opcode {
-    pub use crate::command::opcode::{DELETE, DELETE_MANY, SET, SET_MANY};
+    pub use crate::command::opcode::{DELETE, DELETE_MANY, OPEN_SESSION, SET, SET_MANY};
 
     /// The value of a key.
     pub const GET: u8 = 0x01;
@@ -117,7 +117,11 @@ fn decode_operation<'a>(
 ) -> Result<Request<'a>, DecodeError> {
     head.level = decode_level(level)?;
     match operation[0] {
-        opcode::SET | opcode::DELETE | opcode::SET_MANY | opcode::DELETE_MANY => {
+        opcode::SET
+        | opcode::DELETE
+        | opcode::SET_MANY
+        | opcode::DELETE_MANY
+        | opcode::OPEN_SESSION => {
             let command = Command::decode(operation)?;
             command.check(limits)?;
             Ok(Request::Write(command))

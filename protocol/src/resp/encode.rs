@@ -169,7 +169,10 @@ impl Reply<'_> {
     #[cold]
     fn failure(&mut self, shape: Shape, code: ErrorCode, message: &str) {
         let word = match code {
-            ErrorCode::UnknownCommand | ErrorCode::BadRequest | ErrorCode::TooLarge => "ERR",
+            ErrorCode::UnknownCommand
+            | ErrorCode::BadRequest
+            | ErrorCode::TooLarge
+            | ErrorCode::SessionExpired => "ERR",
             ErrorCode::NoLeader | ErrorCode::Busy => "TRYAGAIN",
             ErrorCode::LeaderChanged if shape.is_wait() => {
                 return self.error(

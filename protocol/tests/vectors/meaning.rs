@@ -93,6 +93,7 @@ impl Meaning {
             sequence: self.number("sequence").expect("a session has a sequence"),
         });
         let (write, read) = (self.level("w"), self.level("r"));
+        let window = self.number("window").map(|window| window.try_into().unwrap());
         let to = self.number("to").map(|id| NodeId(id.try_into().unwrap()));
         let Meaning { tokens, scratch } = self;
         let (verb, arguments) = verb_and_arguments(tokens);
@@ -108,6 +109,7 @@ impl Meaning {
             ("LENGTH", [key]) => Request::Read(Read::Length(key)),
             ("DELETE", [key]) => write_of(Op::Delete { key }),
             ("SET", [key, value]) => write_of(Op::Set { key, value }),
+            ("OPEN_SESSION", []) => write_of(Op::OpenSession { window: window.expect("a window") }),
             ("SET_MANY", _) => write_of(Op::SetMany(pair_list(&keys, scratch))),
             ("DELETE_MANY", _) => write_of(Op::DeleteMany(key_list(&keys, scratch))),
             ("GET_MANY", _) => Request::Read(Read::GetMany(key_list(&keys, scratch))),

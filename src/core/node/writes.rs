@@ -72,7 +72,7 @@ impl Node {
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
         }
-        if command.session.is_some() {
+        if command.session.is_some() || matches!(command.op, Op::OpenSession { .. }) {
             return Err(Refusal::NoSessions);
         }
         let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_));
