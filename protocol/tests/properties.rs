@@ -6,8 +6,8 @@ use kvorum_protocol::binary::{
 use kvorum_protocol::limits::SESSION_WINDOW_MAX;
 use kvorum_protocol::text::{self, Acknowledgement, Line, LineError, StreamError};
 use kvorum_protocol::{
-    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, NodeId, Op, PairList,
-    Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
+    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, MembersLine, NodeId,
+    Op, PairList, Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,6 +30,7 @@ enum Owned {
     Transfer(Option<NodeId>),
     Ping,
     Status,
+    Members,
     WhoIsLeader,
 }
 
@@ -54,6 +55,7 @@ impl Owned {
             Owned::Transfer(to) => return Request::Transfer { to: *to },
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
+            Owned::Members => return Request::Members,
             Owned::WhoIsLeader => return Request::WhoIsLeader,
             Owned::OpenSession(window) => {
                 return Request::Write(Command::new(Op::OpenSession { window: *window }));
@@ -109,6 +111,7 @@ fn request() -> impl Strategy<Value = Owned> {
         proptest::option::of((1..=u16::MAX).prop_map(NodeId)).prop_map(Owned::Transfer),
         Just(Owned::Ping),
         Just(Owned::Status),
+        Just(Owned::Members),
         Just(Owned::WhoIsLeader),
     ]
 }
@@ -130,6 +133,7 @@ enum Answer {
     Number(u64),
     Leader(Option<String>),
     Status(String),
+    Members(String),
     NotLeader(String),
     Error(ErrorCode, String),
 }
@@ -156,6 +160,7 @@ impl Answer {
             Answer::Number(number) => Response::Number(*number),
             Answer::Leader(leader) => Response::Leader(leader.as_deref()),
             Answer::Status(line) => Response::Status(line),
+            Answer::Members(line) => Response::Members(line),
             Answer::NotLeader(leader) => Response::NotLeader { leader },
             Answer::Error(code, message) => Response::Error { code: *code, message },
         }
@@ -173,6 +178,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         any::<u64>().prop_map(Answer::Number),
         proptest::option::of(".+").prop_map(Answer::Leader),
         any::<String>().prop_map(Answer::Status),
+        any::<String>().prop_map(Answer::Members),
         any::<String>().prop_map(Answer::NotLeader),
         (proptest::sample::select(&ErrorCode::ALL[..]), any::<String>())
             .prop_map(|(code, message)| Answer::Error(code, message)),
@@ -190,6 +196,15 @@ fn sealed(inside: &[u8]) -> Bytes {
 }
 
 proptest! {
+    #[test]
+    fn a_line_of_members_is_judged_whatever_it_says(
+        line in "(id|leader|member|learner|x)=[0-9]{1,6}(=[a-b:/0-9]{0,9})?( .{0,20}){0,3}",
+    ) {
+        if let Ok(members) = MembersLine::parse(&line) {
+            prop_assert_eq!(MembersLine::parse(&members.to_string()), Ok(members));
+        }
+    }
+
     #[test]
     fn a_request_survives_the_wire(
         request in request(),

@@ -102,6 +102,7 @@ impl Meaning {
         match (verb, &keys[..]) {
             ("PING", []) => Request::Ping,
             ("STATUS", []) => Request::Status,
+            ("MEMBERS", []) => Request::Members,
             ("WHO_IS_LEADER", []) => Request::WhoIsLeader,
             ("TRANSFER", []) => Request::Transfer { to },
             ("QUORUM", []) => Request::Quorum { write, read },
@@ -134,6 +135,7 @@ impl Meaning {
             ("Leader", [Token::Bytes(leader)]) => Response::Leader(Some(utf8(leader))),
             ("Leader", [Token::Word(none)]) if none == "none" => Response::Leader(None),
             ("Status", [Token::Bytes(line)]) => Response::Status(utf8(line)),
+            ("Members", [Token::Bytes(line)]) => Response::Members(utf8(line)),
             ("NotLeader", [Token::Bytes(leader)]) => Response::NotLeader { leader: utf8(leader) },
             ("Error", [Token::Word(code), Token::Bytes(message)]) => {
                 Response::Error { code: error_code(code), message: utf8(message) }

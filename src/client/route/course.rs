@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use kvorum_protocol::ErrorCode;
 
 use super::router::{NodeIndex, ReadFrom, Router};
+use super::tried::Tried;
 
 /// When all servers were asked in vain: how long to wait before the next round, doubling with each
 /// round. An election takes a few milliseconds after a crash, and 300 to 600 after a silence.
@@ -92,7 +93,7 @@ pub struct Course {
     kind: Kind,
     deadline: Instant,
     /// Servers asked in this round.
-    tried: Vec<NodeIndex>,
+    tried: Tried,
     /// Rounds in which all servers were asked in vain.
     rounds: u32,
     /// Not before then.
@@ -110,7 +111,7 @@ impl Course {
         Course {
             kind,
             deadline,
-            tried: Vec::new(),
+            tried: Tried::default(),
             rounds: 0,
             waits_until: None,
             is_open: false,
@@ -141,7 +142,7 @@ impl Course {
             let until = self.end_round(router, now);
             return Step::Wait(until.min(self.deadline));
         };
-        self.tried.push(node);
+        self.tried.insert(node);
         router.sent(node);
         Step::Send(node)
     }
@@ -197,7 +198,9 @@ impl Course {
                 }
                 self.sent_in_vain()
             }
-            ErrorCode::UnknownCommand
+            ErrorCode::SessionExpired if !self.is_open => Verdict::NewSession,
+            ErrorCode::SessionExpired
+            | ErrorCode::UnknownCommand
             | ErrorCode::BadRequest
             | ErrorCode::TooLarge
             | ErrorCode::MemoryLimit
@@ -225,7 +228,11 @@ impl Course {
     pub fn late(&mut self, router: &mut Router, node: NodeIndex) -> End {
         router.abandoned(node);
         self.is_open |= self.is_write();
-        self.end(EndReason::Late)
+        // That there is no quorum says more than that the last of several waits was too short.
+        self.end(match self.reason {
+            EndReason::Refused(ErrorCode::QuorumTimeout) => self.reason,
+            _ => EndReason::Late,
+        })
     }
 
     /// What was sent may have been applied.
@@ -347,6 +354,31 @@ mod tests {
         let verdict = call.hear(second, Heard::Refused(ErrorCode::DiskFull));
         let reason = EndReason::Refused(ErrorCode::DiskFull);
         assert_eq!(verdict, Verdict::Fail(End { reason, is_open: true }));
+    }
+
+    #[test]
+    fn an_expired_session_is_replaced_unless_an_earlier_sending_is_open() {
+        let expired = Heard::Refused(ErrorCode::SessionExpired);
+        let mut call = Call::new(WRITE);
+        let first = call.send();
+        assert_eq!(call.hear(first, expired), Verdict::NewSession);
+        let second = call.send();
+        assert_eq!(call.lose(second, true), Verdict::Again);
+        let third = call.send();
+        let reason = EndReason::Refused(ErrorCode::SessionExpired);
+        assert_eq!(call.hear(third, expired), Verdict::Fail(End { reason, is_open: true }));
+    }
+
+    #[test]
+    fn a_missing_quorum_is_the_reason_also_when_the_last_wait_is_cut_short() {
+        let mut call = Call::new(WRITE);
+        let first = call.send();
+        let no_quorum = Heard::Refused(ErrorCode::QuorumTimeout);
+        assert_eq!(call.hear(first, no_quorum), Verdict::Again);
+        let second = call.send();
+        let end = call.course.late(&mut call.router, second);
+        let reason = EndReason::Refused(ErrorCode::QuorumTimeout);
+        assert_eq!(end, End { reason, is_open: true });
     }
 
     #[test]

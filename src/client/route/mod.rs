@@ -11,7 +11,9 @@
 mod course;
 mod router;
 mod sequences;
+mod tried;
 
 pub use course::{Course, End, EndReason, Heard, Kind, Step, Verdict};
-pub use router::{NodeIndex, ReadFrom, Router};
+pub use router::{NODES_MAX, NodeIndex, ReadFrom, Router};
 pub use sequences::{Numbered, Sequences};
+pub use tried::Tried;

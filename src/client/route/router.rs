@@ -3,8 +3,15 @@
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::NodeId;
+use kvorum_protocol::limits::ADDRESS_BYTES_MAX;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+
+use super::tried::Tried;
+
+/// The most servers that are kept in mind: all members of the largest cluster, the servers given,
+/// and some that were members once. Servers can not make a client's memory grow by naming others.
+pub const NODES_MAX: usize = 512;
 
 /// A server that has just failed is left alone for this long, doubling with each failure in a row.
 const REST: Duration = Duration::from_millis(20);
@@ -18,6 +25,9 @@ const EXPLORE_ONE_IN: u32 = 64;
 
 /// How old the list of members may become while the client is in use.
 const MEMBERS_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// When nobody has told who the members are: how long after the last question to ask again.
+const MEMBERS_ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where reads go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +55,8 @@ struct Node {
     /// Listed by the cluster. A server that was only given may be a name for one of these.
     is_member: bool,
     is_voter: bool,
+    /// It has not understood the question for the members.
+    is_ignorant: bool,
     in_flight: u32,
     /// Smoothed; `None` before the first answer.
     round_trip: Option<Duration>,
@@ -61,6 +73,8 @@ pub struct Router {
     rng: SmallRng,
     /// When the members were learned. `None`: they should be, as soon as somebody answers.
     members_at: Option<Instant>,
+    /// When they were last asked for.
+    members_asked_at: Option<Instant>,
 }
 
 impl Router {
@@ -73,6 +87,7 @@ impl Router {
             turn: 0,
             rng: SmallRng::seed_from_u64(seed),
             members_at: None,
+            members_asked_at: None,
         };
         for server in servers {
             router.index_of(server);
@@ -80,21 +95,33 @@ impl Router {
         router
     }
 
-    /// The server at an address; a new one if it is not known.
-    pub fn index_of(&mut self, address: &str) -> NodeIndex {
-        if let Some(found) = self.nodes.iter().position(|node| node.address == address) {
-            return NodeIndex(found);
+    /// The server at an address, if it is known.
+    #[must_use]
+    pub fn find(&self, address: &str) -> Option<NodeIndex> {
+        self.nodes.iter().position(|node| node.address == address).map(NodeIndex)
+    }
+
+    /// The server at an address; a new one if it is not known. `None` for an address that is none,
+    /// and when there are [`NODES_MAX`] already.
+    fn index_of(&mut self, address: &str) -> Option<NodeIndex> {
+        if let Some(found) = self.find(address) {
+            return Some(found);
+        }
+        let is_address = (1..=ADDRESS_BYTES_MAX).contains(&address.len());
+        if !is_address || self.nodes.len() == NODES_MAX {
+            return None;
         }
         self.nodes.push(Node {
             address: address.to_owned(),
             is_member: false,
             is_voter: true,
+            is_ignorant: false,
             in_flight: 0,
             round_trip: None,
             failures: 0,
             rests_until: None,
         });
-        NodeIndex(self.nodes.len() - 1)
+        Some(NodeIndex(self.nodes.len() - 1))
     }
 
     /// Where a server listens.
@@ -119,6 +146,19 @@ impl Router {
     #[must_use]
     pub fn wants_members(&self, now: Instant) -> bool {
         self.members_at.is_none_or(|at| now.saturating_duration_since(at) >= MEMBERS_AGE_MAX)
+    }
+
+    /// Whether the members should be asked for along with a request that goes to this server now.
+    /// Then nobody else is asked for a while.
+    pub fn asks_members(&mut self, node: NodeIndex, now: Instant) -> bool {
+        let is_pending = |at| now.saturating_duration_since(at) < MEMBERS_ASK_INTERVAL;
+        let asks = self.wants_members(now)
+            && !self.nodes[node.0].is_ignorant
+            && !self.members_asked_at.is_some_and(is_pending);
+        if asks {
+            self.members_asked_at = Some(now);
+        }
+        asks
     }
 
     // What happens
@@ -161,10 +201,8 @@ impl Router {
     }
 
     /// A server has named the leader. It may be mistaken: one that has just failed still rests.
-    pub fn learn_leader(&mut self, address: &str) -> NodeIndex {
-        let leader = self.index_of(address);
-        self.leader = Some(leader);
-        leader
+    pub fn learn_leader(&mut self, address: &str) {
+        self.leader = self.index_of(address);
     }
 
     /// The server has shown that it leads.
@@ -189,7 +227,7 @@ impl Router {
     ) {
         self.nodes.iter_mut().for_each(|node| node.is_member = false);
         for (id, is_voter, address) in members {
-            let index = self.index_of(address);
+            let Some(index) = self.index_of(address) else { continue };
             let node = &mut self.nodes[index.0];
             (node.is_voter, node.is_member) = (is_voter, true);
             if leader == Some(id) {
@@ -199,11 +237,17 @@ impl Router {
         self.members_at = Some(now);
     }
 
+    /// The server does not understand the question for the members: it is not asked again.
+    pub fn knows_no_members(&mut self, node: NodeIndex) {
+        self.nodes[node.0].is_ignorant = true;
+        self.members_asked_at = None;
+    }
+
     // What is best
 
     /// A server that may take a write, or say who does; not one of `tried` while there is another.
-    pub fn for_write(&mut self, tried: &[NodeIndex], now: Instant) -> Option<NodeIndex> {
-        let may = |leader: &NodeIndex| !tried.contains(leader) && self.is_rested(*leader, now);
+    pub fn for_write(&mut self, tried: &Tried, now: Instant) -> Option<NodeIndex> {
+        let may = |leader: &NodeIndex| !tried.contains(*leader) && self.is_rested(*leader, now);
         if let Some(leader) = self.leader.filter(may) {
             return Some(leader);
         }
@@ -211,12 +255,7 @@ impl Router {
     }
 
     /// A server for a read; not one of `tried` while there is another.
-    pub fn for_read(
-        &mut self,
-        from: ReadFrom,
-        tried: &[NodeIndex],
-        now: Instant,
-    ) -> Option<NodeIndex> {
+    pub fn for_read(&mut self, from: ReadFrom, tried: &Tried, now: Instant) -> Option<NodeIndex> {
         let explores = self.rng.random_ratio(1, EXPLORE_ONE_IN);
         match from {
             ReadFrom::Leader => self.for_write(tried, now),
@@ -238,7 +277,7 @@ impl Router {
 
     fn any(
         &mut self,
-        tried: &[NodeIndex],
+        tried: &Tried,
         now: Instant,
         suits: impl Fn(&Node) -> bool,
     ) -> Option<NodeIndex> {
@@ -251,7 +290,7 @@ impl Router {
     /// Among equals the choice goes round, so that none of them is always the first.
     fn least<K: Ord>(
         &mut self,
-        tried: &[NodeIndex],
+        tried: &Tried,
         now: Instant,
         key: impl Fn(&Node) -> K,
     ) -> Option<NodeIndex> {
@@ -264,10 +303,10 @@ impl Router {
     /// Members that were not tried and do not rest; if none is left, other servers too.
     fn candidates<'a>(
         &'a self,
-        tried: &'a [NodeIndex],
+        tried: &'a Tried,
         now: Instant,
     ) -> impl Iterator<Item = NodeIndex> + 'a {
-        let may = move |index: &NodeIndex| !tried.contains(index) && self.is_rested(*index, now);
+        let may = move |index: &NodeIndex| !tried.contains(*index) && self.is_rested(*index, now);
         let indexes = || (0..self.nodes.len()).map(NodeIndex);
         let members_only = indexes().any(|index| self.is_listed(index) && may(&index));
         indexes().filter(move |index| (!members_only || self.is_listed(*index)) && may(index))
@@ -297,11 +336,12 @@ mod tests {
     use super::*;
 
     const SERVERS: [&str; 3] = ["a:1", "b:1", "c:1"];
+    const NONE: Tried = Tried::NONE;
 
     fn picks(router: &mut Router, from: ReadFrom, now: Instant, times: usize) -> Vec<usize> {
         let mut counts = vec![0; 3];
         for _ in 0..times {
-            counts[router.for_read(from, &[], now).unwrap().0] += 1;
+            counts[router.for_read(from, &NONE, now).unwrap().0] += 1;
         }
         counts
     }
@@ -341,8 +381,8 @@ mod tests {
             router.sent(NodeIndex(node));
             router.failed(NodeIndex(node), later);
         }
-        assert_eq!(router.for_write(&[], later), None);
-        assert!(router.for_write(&[], later + REST * 2).is_some());
+        assert_eq!(router.for_write(&NONE, later), None);
+        assert!(router.for_write(&NONE, later + REST * 2).is_some());
     }
 
     #[test]
@@ -356,11 +396,42 @@ mod tests {
         assert!(!router.wants_members(now));
         assert!(router.wants_members(now + MEMBERS_AGE_MAX));
         for _ in 0..20 {
-            assert_eq!(router.for_write(&[], now), Some(NodeIndex(1)), "learners do not lead");
-            assert_ne!(router.for_read(ReadFrom::Random, &[], now), Some(NodeIndex(0)));
+            assert_eq!(router.for_write(&NONE, now), Some(NodeIndex(1)), "learners do not lead");
+            assert_ne!(router.for_read(ReadFrom::Random, &NONE, now), Some(NodeIndex(0)));
         }
         // Nobody else is left: the server given may be another way to one of them.
-        let tried = [NodeIndex(1), NodeIndex(2)];
+        let mut tried = Tried::default();
+        tried.insert(NodeIndex(1));
+        tried.insert(NodeIndex(2));
         assert_eq!(router.for_write(&tried, now), Some(NodeIndex(0)));
+    }
+
+    #[test]
+    fn members_are_asked_for_by_one_call_at_a_time_and_not_of_who_does_not_know() {
+        let now = Instant::now();
+        let mut router = Router::new(SERVERS, 1);
+        assert!(router.asks_members(NodeIndex(0), now));
+        assert!(!router.asks_members(NodeIndex(1), now), "the answer is on its way");
+        assert!(router.asks_members(NodeIndex(1), now + MEMBERS_ASK_INTERVAL));
+        router.knows_no_members(NodeIndex(1));
+        assert!(!router.asks_members(NodeIndex(1), now + MEMBERS_AGE_MAX));
+        assert!(router.asks_members(NodeIndex(2), now));
+        router.learn_members([(NodeId(1), true, "a:1")], None, now);
+        assert!(!router.asks_members(NodeIndex(0), now + MEMBERS_ASK_INTERVAL));
+        assert!(router.asks_members(NodeIndex(0), now + MEMBERS_AGE_MAX));
+    }
+
+    #[test]
+    fn servers_that_name_others_do_not_fill_the_memory() {
+        let mut router = Router::new(SERVERS, 1);
+        router.learn_leader(&"x".repeat(ADDRESS_BYTES_MAX + 1));
+        assert_eq!(router.leader(), None);
+        for n in 0..2 * NODES_MAX {
+            router.learn_leader(&format!("x:{n}"));
+        }
+        assert_eq!(router.nodes.len(), NODES_MAX);
+        assert_eq!(router.leader(), None);
+        router.learn_leader("b:1");
+        assert_eq!(router.leader(), Some(NodeIndex(1)));
     }
 }
