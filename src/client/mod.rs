@@ -4,6 +4,7 @@ mod connection;
 mod error;
 mod failure;
 mod options;
+pub mod pipeline;
 mod reply;
 pub mod route;
 
@@ -12,5 +13,6 @@ pub use error::{Cause, Error, ErrorKind};
 pub use failure::Failure;
 pub use kvorum_protocol::{LogIndex, NodeId, Quorum};
 pub use options::{CallOptions, Options};
+pub use pipeline::{Outcome, Pipeline, PipelineOptions, Ticket};
 pub use reply::Reply;
 pub use route::ReadFrom;
