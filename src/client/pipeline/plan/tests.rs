@@ -164,10 +164,12 @@ fn servers_that_name_each_other_are_not_run_after() {
     let ticket = driver.set(1);
     let (began, mut sendings) = (driver.now, 0);
     while driver.outcome(ticket).is_none() {
-        for sent in driver.sendings() {
+        loop {
+            let sent = driver.sendings();
+            let Some(sent) = sent.first() else { break };
             sendings += 1;
             let other = SERVERS[(sent.node.0 + 1) % 2];
-            driver.hear(&sent, Response::NotLeader { leader: other });
+            driver.hear(sent, Response::NotLeader { leader: other });
         }
         if let Some(until) = driver.plan.wakes_at(driver.now) {
             driver.now = until;
