@@ -1,10 +1,10 @@
 //! Thousands of requests in flight from one thread.
 //!
 //! ```no_run
-//! # use kvorum::client::{Options, Outcome, Pipeline, PipelineOptions};
+//! # use kvorum::client::{Client, Options, Outcome, PipelineOptions};
 //! # fn main() -> Result<(), kvorum::client::Error> {
-//! let servers = ["127.0.0.1:6381", "127.0.0.1:6382"];
-//! let mut pipeline = Pipeline::connect(servers, &Options::default(), PipelineOptions::default())?;
+//! let client = Client::connect(["127.0.0.1:6381", "127.0.0.1:6382"], Options::default())?;
+//! let mut pipeline = client.pipeline(PipelineOptions::default())?;
 //! for n in 0..100_000_u32 {
 //!     pipeline.set(format!("user:{n}").as_bytes(), b"Ada")?;
 //!     while let Some((ticket, result)) = pipeline.try_next() {
@@ -54,16 +54,17 @@ pub mod plan;
 
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use kvorum_protocol::{DecodeError, Limits, LogIndex};
+use kvorum_protocol::command::{check_key, check_value};
+use kvorum_protocol::{DecodeError, LogIndex};
 use mio::{Events, Poll, Token};
 
+use super::check::LIMITS;
 use super::error::Error;
 use super::failure::Failure;
 use super::options::Options;
 use super::route::{End, NodeIndex, Router};
 use link::{Link, no_server};
-use plan::{Asked, Plan, Terms};
+use plan::{Asked, Plan};
 
 pub use options::PipelineOptions;
 pub use plan::{Outcome, Ticket};
@@ -76,9 +77,6 @@ const BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
 const QUEUED_MAX: usize = 256;
 
 const EVENTS_PER_POLL: usize = 64;
-
-/// No server accepts more than this, however it is configured.
-const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 /// A stream of requests with many in flight; see the [module](self).
 #[derive(Debug)]
@@ -101,7 +99,7 @@ impl Pipeline {
     /// something to send.
     ///
     /// # Errors
-    /// When the system refuses what it takes to wait for events.
+    /// Options that make no sense, or the system refuses what it takes to wait for events.
     pub fn connect<'a>(
         servers: impl IntoIterator<Item = &'a str>,
         client: &Options,
@@ -117,7 +115,7 @@ impl Pipeline {
         client: &Options,
         options: PipelineOptions,
     ) -> Result<Pipeline, Error> {
-        let terms = options.terms(client);
+        let terms = options.terms(client)?;
         Ok(Pipeline {
             plan: Plan::new(terms, router),
             links: Vec::new(),
@@ -364,31 +362,10 @@ enum Wait {
 
 #[inline]
 fn check(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
-    let too_large = |what, limit| Err(DecodeError::TooLarge { what, limit });
-    if key.len() > LIMITS.key_bytes_max {
-        return too_large("key", LIMITS.key_bytes_max);
-    }
-    if value.len() > LIMITS.value_bytes_max {
-        return too_large("value", LIMITS.value_bytes_max);
-    }
-    Ok(())
+    check_key(key, &LIMITS).and(check_value(value, &LIMITS))
 }
 
 #[cold]
 fn failed(end: End, failure: Option<&Failure>) -> Error {
     Error::of(end, failure.cloned())
-}
-
-impl PipelineOptions {
-    fn terms(&self, client: &Options) -> Terms {
-        use kvorum_protocol::limits::SESSION_WINDOW_MAX;
-        let window = u32::try_from(self.in_flight_max).unwrap_or(u32::MAX);
-        Terms {
-            timeout: self.call.timeout.unwrap_or(client.timeout),
-            read_from: self.call.read_from.unwrap_or(client.read_from),
-            write_quorum: self.call.write_quorum.or(client.write_quorum),
-            read_quorum: self.call.read_quorum.or(client.read_quorum),
-            window: client.exactly_once.then_some(window.clamp(1, SESSION_WINDOW_MAX)),
-        }
-    }
 }

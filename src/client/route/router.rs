@@ -136,6 +136,17 @@ impl Router {
         indexes.filter(|index| self.is_in_use(*index)).map(|index| (index, self.address(index)))
     }
 
+    /// A router for somebody else, who begins with these servers and this leader.
+    #[must_use]
+    pub fn fork(&mut self) -> Router {
+        let seed = self.rng.random();
+        let mut fork = Router::new(self.addresses().map(|(_, address)| address), seed);
+        if let Some(leader) = self.leader {
+            fork.learn_leader(self.address(leader));
+        }
+        fork
+    }
+
     /// The leader, as far as it is known.
     #[must_use]
     pub fn leader(&self) -> Option<NodeIndex> {

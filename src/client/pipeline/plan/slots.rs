@@ -62,8 +62,8 @@ pub(super) struct Slot {
     min_version: LogIndex,
     /// The number of a write in its session, once it has one.
     pub(super) number: Option<SessionSequence>,
-    /// A sending of a write has left and may be applied.
-    pub(super) is_open: bool,
+    /// A sending of a write has left and may be applied: why it has no answer.
+    pub(super) open: Option<EndReason>,
     /// What kept it from an answer the last time.
     pub(super) reason: EndReason,
     /// Set in the turn that first may send it.
@@ -114,7 +114,7 @@ impl Slot {
     }
 
     pub(super) fn end(&self, reason: EndReason) -> End {
-        End { reason, is_open: self.is_open }
+        End { reason, is_open: self.open.is_some() }
     }
 }
 
@@ -206,7 +206,7 @@ impl Slots {
         slot.bytes.extend_from_slice(value);
         slot.min_version = min_version;
         slot.number = None;
-        slot.is_open = false;
+        slot.open = None;
         slot.reason = EndReason::Unreachable;
         slot.deadline = None;
         self.next_serial += 1;
@@ -225,7 +225,7 @@ impl Slots {
             bytes: Vec::new(),
             min_version: LogIndex(0),
             number: None,
-            is_open: false,
+            open: None,
             reason: EndReason::Unreachable,
             deadline: None,
             previous: NONE,

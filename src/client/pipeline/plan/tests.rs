@@ -1,8 +1,9 @@
 //! The plan against servers that say what the tests have them say.
 
-use kvorum_protocol::{ErrorCode, SessionSequence};
+use kvorum_protocol::{ErrorCode, Response, SessionSequence};
 
 use super::*;
+use crate::client::route::EndReason;
 
 const SERVERS: [&str; 3] = ["a:1", "b:1", "c:1"];
 const TIMEOUT: Duration = Duration::from_secs(5);
