@@ -17,7 +17,6 @@ const BLUE: &str = "#1f6feb";
 const GREEN: &str = "#1a7f37";
 const ORANGE: &str = "#bc4c00";
 const RED: &str = "#cf222e";
-const PURPLE: &str = "#8250df";
 
 const STYLE: &str = "\
 text { font: 12px system-ui, sans-serif; fill: #1f2328 } \
@@ -25,6 +24,7 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 } \
 .quiet { fill: #59636e } \
 .grid { stroke: #d1d9e0; stroke-width: 1 } \
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round } \
+.happened { fill: #8250df; paint-order: stroke; stroke: #ffffff; stroke-width: 4px } \
 .mark { stroke: #8250df; stroke-width: 1.2; stroke-dasharray: 4 3 }";
 
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ impl TimeAxis {
 fn write_throughput(svg: &mut String, timeline: &Timeline, time: &TimeAxis) -> fmt::Result {
     let panel = THROUGHPUT;
     let rate = |count: u64| timeline.per_second(count);
-    let counts = |point: &Point| [point.reads, point.writes, point.errors];
+    let counts = |point: &Point| [point.reads, point.writes];
     let highest = timeline.points().iter().flat_map(counts).max().unwrap_or(0);
     let step = round_step(rate(highest).max(1.0) / 4.0);
     let top = (rate(highest).max(1.0) / step).ceil() * step;
@@ -137,13 +137,26 @@ fn write_throughput(svg: &mut String, timeline: &Timeline, time: &TimeAxis) -> f
         colour,
         shares: timeline.points().iter().map(|point| Some(rate(count(point)) / top)).collect(),
     };
-    let all = [
-        series("reads", BLUE, |point| point.reads),
-        series("writes", GREEN, |point| point.writes),
-        series("failed", RED, |point| point.errors),
-    ];
+    let all =
+        [series("reads", BLUE, |point| point.reads), series("writes", GREEN, |point| point.writes)];
     let is_seen = |series: &&Series<'_>| series.shares.iter().any(|share| *share > Some(0.0));
-    write_series(svg, panel, time, &all.iter().filter(is_seen).collect::<Vec<_>>())
+    write_series(svg, panel, time, &all.iter().filter(is_seen).collect::<Vec<_>>())?;
+    write_failures(svg, timeline, time)
+}
+
+/// A dot for every interval in which something failed: too few, mostly, to be seen as a rate.
+fn write_failures(svg: &mut String, timeline: &Timeline, time: &TimeAxis) -> fmt::Result {
+    let dot = |svg: &mut String, x: f64, y: f64| {
+        writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{RED}\"/>")
+    };
+    let points = timeline.points().iter().enumerate();
+    let mut failures = points.filter(|(_, point)| point.errors > 0).peekable();
+    if failures.peek().is_some() {
+        dot(svg, LEFT + 6.0, THROUGHPUT.top - 14.0)?;
+        let words = "some requests failed";
+        write_text(svg, (LEFT + 16.0, THROUGHPUT.top - 10.0), "start", "", words)?;
+    }
+    failures.try_for_each(|(index, _)| dot(svg, time.x_of(index), THROUGHPUT.bottom))
 }
 
 fn write_latency(svg: &mut String, timeline: &Timeline, time: &TimeAxis) -> fmt::Result {
@@ -228,12 +241,7 @@ fn write_marks(svg: &mut String, timeline: &Timeline, time: &TimeAxis) -> fmt::R
         let (anchor, beside) =
             if x > (LEFT + RIGHT) / 2.0 { ("end", -5.0) } else { ("start", 5.0) };
         let y = THROUGHPUT.top + 14.0 + 15.0 * (number % 4) as f64;
-        writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" style=\"fill:{PURPLE}\">{}</text>",
-            x + beside,
-            Escaped(&mark.words)
-        )?;
+        write_text(svg, (x + beside, y), anchor, "happened", &mark.words)?;
     }
     Ok(())
 }
@@ -365,7 +373,7 @@ mod tests {
             "time (s)",
             ">reads<",
             ">writes<",
-            ">failed<",
+            "some requests failed",
             ">p99<",
         ] {
             assert!(svg.contains(words), "no {words} in {svg}");
