@@ -97,7 +97,7 @@ fn line(turn: &Turn<'_>) -> String {
     write!(
         line,
         "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         voters={} learners={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
+         sessions={} voters={} learners={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
         config.id,
         role(turn).word(),
         status.term,
@@ -106,6 +106,7 @@ fn line(turn: &Turn<'_>) -> String {
         status.last,
         status.durable,
         status.keys,
+        status.sessions,
         list(turn.node.voters()),
         list(learners),
         config.write_quorum,

@@ -8,7 +8,7 @@
 //!   [`life`]: how it begins and ends.
 //! - [`options`]: what one seed is about; [`nemesis`]: what goes wrong.
 //! - [`invariants`]: what must always be true; [`ending`]: what must come true when all faults end;
-//!   [`clients`]: what clients may see.
+//!   [`clients`]: what clients may see; [`sessions`]: how they send again what may be lost.
 //!
 //! # Running it
 //! `cargo test --test sim` runs the short form. With these in the environment:
@@ -48,6 +48,7 @@ mod options;
 mod queue;
 mod runner;
 mod seeded_bugs;
+mod sessions;
 mod trace;
 mod turn;
 mod world;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
+use crate::sessions::SessionOptions;
 
 /// A message that went astray arrives at the latest after so long.
 pub const STRAY_MAX: Time = 5 * SECOND;
@@ -24,6 +25,7 @@ pub struct Options {
     pub trouble: Time,
     pub segment_bytes: u64,
     pub clients: ClientOptions,
+    pub sessions: SessionOptions,
     pub network: NetworkOptions,
     pub disk: DiskOptions,
     pub faults: Faults,
@@ -38,6 +40,8 @@ pub struct ClientOptions {
     pub relaxed: bool,
     /// How many requests a client sends before it waits.
     pub depth: usize,
+    /// How long every second value is at least, so that logs fill up.
+    pub large_bytes: usize,
     /// Mean time between two requests of a client.
     pub think: Time,
     /// How long a client waits for an answer before it gives up.
@@ -117,6 +121,7 @@ impl Options {
             trouble: chance.between(30, 60) * SECOND,
             segment_bytes: chance.one_of(&[32 << 10, 64 << 10, 256 << 10]),
             clients: ClientOptions::draw(chance),
+            sessions: SessionOptions::draw(chance),
             network: NetworkOptions::draw(chance),
             disk: DiskOptions::draw(chance),
             faults: Faults::draw(chance),
@@ -136,6 +141,7 @@ impl ClientOptions {
             keys: chance.one_of(&[1, 1, 2, 3, 5, 8]),
             relaxed: chance.happens(0.5),
             depth: chance.one_of(&[1, 1, 2, 4, 8]),
+            large_bytes: chance.one_of(&[0, 0, 3000]),
             // All clients together, so that histories and logs stay of one size.
             think: u64::from(count) * chance.magnitude(8, 60) * MILLISECOND,
             patience: chance.between(200, 6000) * MILLISECOND,

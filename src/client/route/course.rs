@@ -198,7 +198,12 @@ impl Course {
                 }
                 self.sent_in_vain()
             }
-            ErrorCode::SessionExpired if !self.is_open => Verdict::NewSession,
+            // The same server takes it under a number in another session, unless an earlier
+            // sending under this one may have been applied.
+            ErrorCode::SessionExpired if !self.is_open => {
+                self.tried.clear();
+                Verdict::NewSession
+            }
             ErrorCode::SessionExpired
             | ErrorCode::UnknownCommand
             | ErrorCode::BadRequest

@@ -3,7 +3,7 @@
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
 use kvorum_protocol::{Command, Copies, LogIndex, Op};
 
-use super::{Node, Options, RECORD_OVERHEAD_BYTES, WriteOutcome, has_bug};
+use super::{Node, Options, WriteOutcome, has_bug};
 use crate::core::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use crate::core::quorum::majority;
 use crate::core::time::{Instant, Now};
@@ -42,9 +42,8 @@ impl Node {
         if self.log.open_bytes() >= BATCH_BYTES_SOFT {
             self.seal_open(self.raft.term(), now.wall_ms);
         }
-        let log_bytes = self.log.open_bytes() as u64 + command.encoded_len() as u64;
-        if log_bytes + RECORD_OVERHEAD_BYTES > self.log_room_bytes {
-            return match self.log_is_short_of_space {
+        if !self.room.holds(self.log.open_bytes() + command.encoded_len()) {
+            return match self.room.is_last() {
                 true => WriteOutcome::Refused(Refusal::DiskFull),
                 false => WriteOutcome::Later,
             };
@@ -67,15 +66,18 @@ impl Node {
         if !self.raft.is_leader() {
             return Err(self.refuse_to_lead(command));
         }
-        let voters = self.quorum_size(options.quorum.unwrap_or(self.config.write_quorum))?;
+        let mut voters = self.quorum_size(options.quorum.unwrap_or(self.config.write_quorum))?;
+        // An answer before the commit could turn out wrong: a write that is lost with its leader,
+        // and sent again, is applied later; and the name of a lost session goes to another.
+        let is_kept = command.session.is_some() || matches!(command.op, Op::OpenSession { .. });
+        if is_kept && !has_bug!(self, SessionAnswersBeforeCommit) {
+            voters = voters.max(majority(self.raft.voters().len()));
+        }
         let bytes = command.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
         }
-        if command.session.is_some() || matches!(command.op, Op::OpenSession { .. }) {
-            return Err(Refusal::NoSessions);
-        }
-        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_));
+        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_) | Op::OpenSession { .. });
         if grows && self.config.memory_max.is_some_and(|max| self.memory_with(bytes) > max) {
             return Err(Refusal::MemoryLimit);
         }
@@ -99,7 +101,7 @@ impl Node {
     /// What the state would hold if all that is admitted, and `bytes` more, were new to it.
     fn memory_with(&self, bytes: usize) -> u64 {
         let log_bytes = self.log.undecided_bytes().max(self.log.staged_bytes());
-        (self.store.bytes() + log_bytes + self.log.open_bytes() + bytes) as u64
+        (self.state.bytes() + log_bytes + self.log.open_bytes() + bytes) as u64
     }
 
     /// Answers the writes whose W is not a majority.
@@ -110,7 +112,7 @@ impl Node {
         let held: Vec<_> =
             (1..=self.raft.voters().len()).map(|voters| self.held_by(voters)).collect();
         let leading = self.leading.as_mut().expect("a leader answers writes");
-        let (log, store) = (&self.log, &self.store);
+        let (log, store) = (&self.log, &self.state.store);
         while let Some((to, answer)) = self.writes.take_other(
             |voters| held[voters - 1],
             |index| leading.foretold.answer(log, store, index),
