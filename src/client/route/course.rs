@@ -98,8 +98,8 @@ pub struct Course {
     rounds: u32,
     /// Not before then.
     waits_until: Option<Instant>,
-    /// A sending of a write has left and may be applied.
-    is_open: bool,
+    /// A sending of a write has left and may be applied: why it has no answer.
+    open: Option<EndReason>,
     /// What kept it from an answer the last time.
     reason: EndReason,
 }
@@ -114,7 +114,7 @@ impl Course {
             tried: Tried::default(),
             rounds: 0,
             waits_until: None,
-            is_open: false,
+            open: None,
             reason: EndReason::Unreachable,
         }
     }
@@ -128,7 +128,8 @@ impl Course {
     /// What to do now. After [`Step::Send`] the router counts a request in flight.
     pub fn next(&mut self, router: &mut Router, now: Instant) -> Step {
         if now >= self.deadline {
-            return Step::Fail(self.end(self.reason));
+            // What has left it open says more than the refusals since then.
+            return Step::Fail(self.end(self.open.unwrap_or(self.reason)));
         }
         if let Some(until) = self.waits_until.filter(|until| *until > now) {
             return Step::Wait(until.min(self.deadline));
@@ -200,7 +201,7 @@ impl Course {
             }
             // The same server takes it under a number in another session, unless an earlier
             // sending under this one may have been applied.
-            ErrorCode::SessionExpired if !self.is_open => {
+            ErrorCode::SessionExpired if self.open.is_none() => {
                 self.tried.clear();
                 Verdict::NewSession
             }
@@ -232,17 +233,21 @@ impl Course {
     /// The deadline has come before the answer.
     pub fn late(&mut self, router: &mut Router, node: NodeIndex) -> End {
         router.abandoned(node);
-        self.is_open |= self.is_write();
         // That there is no quorum says more than that the last of several waits was too short.
-        self.end(match self.reason {
-            EndReason::Refused(ErrorCode::QuorumTimeout) => self.reason,
-            _ => EndReason::Late,
-        })
+        let no_quorum = EndReason::Refused(ErrorCode::QuorumTimeout);
+        let has_waited = self.reason == no_quorum || self.open == Some(no_quorum);
+        let reason = if has_waited { no_quorum } else { EndReason::Late };
+        if self.is_write() {
+            self.open = Some(reason);
+        }
+        self.end(reason)
     }
 
     /// What was sent may have been applied.
     fn sent_in_vain(&mut self) -> Verdict {
-        self.is_open |= self.is_write();
+        if self.is_write() {
+            self.open = Some(self.reason);
+        }
         match self.kind {
             Kind::Write { may_repeat: false } => Verdict::Fail(self.end(self.reason)),
             Kind::Write { may_repeat: true } | Kind::Read(_) => Verdict::Again,
@@ -264,7 +269,7 @@ impl Course {
     }
 
     fn end(&self, reason: EndReason) -> End {
-        End { reason, is_open: self.is_open }
+        End { reason, is_open: self.open.is_some() }
     }
 }
 
@@ -381,9 +386,14 @@ mod tests {
         let no_quorum = Heard::Refused(ErrorCode::QuorumTimeout);
         assert_eq!(call.hear(first, no_quorum), Verdict::Again);
         let second = call.send();
-        let end = call.course.late(&mut call.router, second);
+        let hint = Heard::NotLeader(SERVERS[first.0]);
+        assert_eq!(call.hear(second, hint), Verdict::Again);
+        let third = call.send();
+        let end = call.course.late(&mut call.router, third);
         let reason = EndReason::Refused(ErrorCode::QuorumTimeout);
         assert_eq!(end, End { reason, is_open: true });
+        call.now += LATER;
+        assert_eq!(call.next(), Step::Fail(end));
     }
 
     #[test]
