@@ -17,6 +17,7 @@ pub mod register;
 pub mod resources;
 pub mod server;
 pub mod strace;
+pub mod terminal;
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
