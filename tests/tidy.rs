@@ -18,7 +18,8 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Where no I/O, clock, thread or global randomness may be: time and seeds are arguments.
-const PURE: [&str; 3] = ["src/client/route/", "src/core/", "protocol/src/"];
+const PURE: [&str; 4] =
+    ["src/client/pipeline/plan/", "src/client/route/", "src/core/", "protocol/src/"];
 
 /// What the pure layers may not name.
 const IMPURE: [&str; 17] = [

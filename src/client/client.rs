@@ -10,6 +10,7 @@ use super::calls::{Calls, Deleted, Versioned, wrong_answer};
 use super::cluster::Cluster;
 use super::error::{Cause, Error, ErrorKind};
 use super::options::{CallOptions, Options};
+use super::pipeline::{Pipeline, PipelineOptions};
 use super::reply::Reply;
 use super::route::NODES_MAX;
 
@@ -87,6 +88,15 @@ impl Client {
     #[must_use]
     pub fn with(&self, options: CallOptions) -> Calls<'_> {
         Calls { cluster: &self.cluster, options }
+    }
+
+    /// Thousands of requests in flight from one thread, over connections of its own. What the
+    /// pipeline's options leave open is as the client's have it.
+    ///
+    /// # Errors
+    /// Options that make no sense, or the system refuses what it takes to wait for events.
+    pub fn pipeline(&self, options: PipelineOptions) -> Result<Pipeline, Error> {
+        Pipeline::with_router(self.cluster.fork_router(), &self.cluster.options, options)
     }
 
     fn calls(&self) -> Calls<'_> {

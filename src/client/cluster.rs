@@ -200,6 +200,11 @@ impl Cluster {
         }
     }
 
+    /// What is known of the servers, for somebody who goes on alone.
+    pub(super) fn fork_router(&self) -> Router {
+        self.lock().router.fork()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic of another thread is its own: each step leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

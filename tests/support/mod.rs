@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod child;
 pub mod client;
 pub mod cluster;
 pub mod disk;
@@ -16,10 +17,13 @@ pub mod register;
 pub mod resources;
 pub mod server;
 pub mod strace;
+pub mod terminal;
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use self::child::Ends as _;
 
 /// How long anything may take before the test gives up. Far above what it takes on a busy machine:
 /// no test is about speed.
@@ -65,7 +69,7 @@ pub fn try_tool(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .output()
+        .output_in_time()
         .unwrap_or_else(|error| panic!("{program}: {error}; `.ci/run` installs it"));
     if output.status.success() {
         return Ok(());

@@ -4,13 +4,9 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::ErrorCode;
 
+use super::refusal::Refusal;
 use super::router::{NodeIndex, ReadFrom, Router};
-use super::tried::Tried;
-
-/// When all servers were asked in vain: how long to wait before the next round, doubling with each
-/// round. An election takes a few milliseconds after a crash, and 300 to 600 after a silence.
-const ROUND_WAIT: Duration = Duration::from_millis(2);
-const ROUND_WAIT_MAX: Duration = Duration::from_millis(50);
+use super::search::{Found, Search, Target};
 
 /// What a call may do to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +88,7 @@ pub enum EndReason {
 pub struct Course {
     kind: Kind,
     deadline: Instant,
-    /// Servers asked in this round.
-    tried: Tried,
-    /// Rounds in which all servers were asked in vain.
-    rounds: u32,
-    /// Not before then.
-    waits_until: Option<Instant>,
+    search: Search,
     /// A sending of a write has left and may be applied: why it has no answer.
     open: Option<EndReason>,
     /// What kept it from an answer the last time.
@@ -111,9 +102,7 @@ impl Course {
         Course {
             kind,
             deadline,
-            tried: Tried::default(),
-            rounds: 0,
-            waits_until: None,
+            search: Search::default(),
             open: None,
             reason: EndReason::Unreachable,
         }
@@ -131,19 +120,14 @@ impl Course {
             // What has left it open says more than the refusals since then.
             return Step::Fail(self.end(self.open.unwrap_or(self.reason)));
         }
-        if let Some(until) = self.waits_until.filter(|until| *until > now) {
-            return Step::Wait(until.min(self.deadline));
-        }
-        self.waits_until = None;
-        let node = match self.kind {
-            Kind::Write { .. } => router.for_write(&self.tried, now),
-            Kind::Read(from) => router.for_read(from, &self.tried, now),
+        let target = match self.kind {
+            Kind::Write { .. } => Target::Leader,
+            Kind::Read(from) => Target::Read(from),
         };
-        let Some(node) = node else {
-            let until = self.end_round(router, now);
-            return Step::Wait(until.min(self.deadline));
+        let node = match self.search.next(router, target, now) {
+            Found::Node(node) => node,
+            Found::Wait(until) => return Step::Wait(until.min(self.deadline)),
         };
-        self.tried.insert(node);
         router.sent(node);
         Step::Send(node)
     }
@@ -183,34 +167,28 @@ impl Course {
         now: Instant,
     ) -> Verdict {
         self.reason = EndReason::Refused(code);
-        match code {
-            ErrorCode::NoLeader => {
+        match Refusal::from(code) {
+            Refusal::NoLeader => {
                 router.leads_not(node);
                 Verdict::Again
             }
-            // The same server will know better soon.
-            ErrorCode::Busy => {
-                self.end_round(router, now);
+            Refusal::Busy => {
+                self.search.end_round(router, now);
                 Verdict::Again
             }
-            ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged => {
-                if code == ErrorCode::LeaderChanged {
+            Refusal::Open { leads_not } => {
+                if leads_not {
                     router.leads_not(node);
                 }
                 self.sent_in_vain()
             }
             // The same server takes it under a number in another session, unless an earlier
             // sending under this one may have been applied.
-            ErrorCode::SessionExpired if self.open.is_none() => {
-                self.tried.clear();
+            Refusal::SessionOver if self.open.is_none() => {
+                self.search.succeeded();
                 Verdict::NewSession
             }
-            ErrorCode::SessionExpired
-            | ErrorCode::UnknownCommand
-            | ErrorCode::BadRequest
-            | ErrorCode::TooLarge
-            | ErrorCode::MemoryLimit
-            | ErrorCode::DiskFull => Verdict::Fail(self.end(self.reason)),
+            Refusal::SessionOver | Refusal::Final => Verdict::Fail(self.end(self.reason)),
         }
     }
 
@@ -252,16 +230,6 @@ impl Course {
             Kind::Write { may_repeat: false } => Verdict::Fail(self.end(self.reason)),
             Kind::Write { may_repeat: true } | Kind::Read(_) => Verdict::Again,
         }
-    }
-
-    /// All were asked, or it is of no use to ask others: wait, and begin again with all.
-    fn end_round(&mut self, router: &mut Router, now: Instant) -> Instant {
-        let longest = (ROUND_WAIT * (1 << self.rounds.min(16))).min(ROUND_WAIT_MAX);
-        let until = now + router.jitter(longest);
-        self.rounds += 1;
-        self.tried.clear();
-        self.waits_until = Some(until);
-        until
     }
 
     fn is_write(&self) -> bool {
