@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kvorum::client::pool::Pool;
+use kvorum::client::pool::{Call, Pool};
 use kvorum::client::{Client, Options};
 use kvorum_protocol::binary::{PREFACE, RequestHead, decode_response, encode_request};
 use kvorum_protocol::{Command as Write, Op, Read, Request, Response};
@@ -27,6 +27,10 @@ use support::stats::{median, ratio_range};
 
 const THREADS: usize = 16;
 const CONNECTIONS_MAX: usize = 10;
+
+/// How often a connection that is taken is used, too, when only the taking is measured.
+const USE_ONE_IN: u32 = 4096;
+
 const VALUE: [u8; 100] = [b'v'; 100];
 
 /// Far above what any call takes here.
@@ -115,14 +119,23 @@ impl Stand<'_> {
         }
 
         for threads in [1, 2, THREADS] {
-            let pool = Pool::new(&self.address, CONNECTIONS_MAX, TIMEOUT);
+            let pool = &Pool::new(&self.address, CONNECTIONS_MAX, TIMEOUT);
             let side = Side {
                 name: "take a connection and give it back",
                 threads,
                 work: Box::new(|| {
-                    Box::new(|| {
+                    let mut count = 0_u32;
+                    Box::new(move || {
                         let now = Instant::now();
-                        drop(pool.take(now, now + TIMEOUT).expect("the server is there"));
+                        let deadline = now + TIMEOUT;
+                        let taken = pool.take(now, deadline).expect("the server is there");
+                        // One that was not used for a while would be looked at each time.
+                        if count.is_multiple_of(USE_ONE_IN) {
+                            let (head, request) = (RequestHead::default(), &Request::Ping);
+                            let call = Call { head, request, along: None, deadline };
+                            taken.call(&call, now).expect("the server answers");
+                        }
+                        count = count.wrapping_add(1);
                     })
                 }),
             };
