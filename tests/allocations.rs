@@ -3,8 +3,9 @@
 //! asserted: nothing for a GET, nothing for a SET that overwrites a value of the same length, one
 //! item for any other SET. Batches cost two allocations each, however many requests they hold.
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::collections::VecDeque;
 
 use kvorum::core::{
@@ -18,47 +19,6 @@ use kvorum_protocol::resp::{
 use kvorum_protocol::{
     Command, Limits, LogIndex, Lsn, MemberList, NodeId, Op, Read, Request, SessionSequence,
 };
-
-/// The allocator of the server, and a count for each thread.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count_one() {
-    ALLOCATIONS.with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call goes to `MiMalloc` as it came, which keeps the contract; counting touches a
-// constant-initialised thread-local without a destructor, so it neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const KEYS: u32 = 1000;
 const REQUESTS_PER_TURN: u32 = 100;
@@ -280,14 +240,14 @@ fn allocations_of(
     let mut measured = 0;
     for turn in 0..WARM_UP_TURNS + TURNS {
         let input = requests(protocol, work(turn), turn, keys);
-        let before = ALLOCATIONS.get();
+        let before = counting::allocations();
         match protocol {
             Protocol::Binary => heart.binary_turn(&input),
             Protocol::Resp => heart.resp_turn(&input),
         }
         assert!(!heart.replies.is_empty());
         if turn >= WARM_UP_TURNS {
-            measured += ALLOCATIONS.get() - before;
+            measured += counting::allocations() - before;
         }
     }
     measured

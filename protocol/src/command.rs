@@ -244,8 +244,12 @@ pub fn check_key(key: &[u8], limits: &Limits) -> Result<(), DecodeError> {
     Err(DecodeError::TooLarge { what: "key", limit: limits.key_bytes_max })
 }
 
+/// Compares a value with its limit.
+///
+/// # Errors
+/// [`DecodeError::TooLarge`] for a longer one.
 #[inline]
-fn check_value(value: &[u8], limits: &Limits) -> Result<(), DecodeError> {
+pub fn check_value(value: &[u8], limits: &Limits) -> Result<(), DecodeError> {
     check_value_bytes(value.len(), limits.value_bytes_max)
 }
 

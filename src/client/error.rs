@@ -84,6 +84,14 @@ impl Error {
         self
     }
 
+    /// The same, of a call that this has kept from sending anything.
+    pub(super) fn before_sending(mut self) -> Error {
+        if self.0.kind == ErrorKind::OutcomeUnknown {
+            self.0.kind = ErrorKind::NotApplied;
+        }
+        self
+    }
+
     /// A request that is refused before it is sent, and why in words.
     pub(super) fn wrong_usage(message: &str) -> Error {
         Error::new(ErrorKind::WrongUsage, Cause::BadRequest).saying(message.to_owned())

@@ -105,10 +105,13 @@ pub fn key_bytes(call: &Call) -> Vec<u8> {
     format!("k{}", call.key).into_bytes()
 }
 
-/// The same of what is to be stored, if it is.
-pub fn value_bytes(call: &Call) -> Option<Vec<u8>> {
+/// The same of what is to be stored, if it is. Every second value is so long at least.
+pub fn value_bytes(call: &Call, large_bytes: usize) -> Option<Vec<u8>> {
     match call.action {
-        Action::Set(value) => Some(value.to_string().into_bytes()),
+        Action::Set(value) => {
+            let bytes = if value % 2 == 0 { large_bytes } else { 0 };
+            Some(format!("{value:0bytes$}").into_bytes())
+        }
         Action::Get | Action::Delete => None,
     }
 }
@@ -197,7 +200,8 @@ impl Clients {
             false => 0,
         };
         let copies = copies.max(at_least);
-        Some(Write { key: key_bytes(call), value: value_bytes(call), copies })
+        let value = value_bytes(call, self.options.large_bytes);
+        Some(Write { key: key_bytes(call), value, copies })
     }
 
     /// A value that nobody has set.

@@ -5,9 +5,9 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use kvorum::core::Fetch;
 use kvorum::core::seeded::Bug;
-use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Member, MemberList, NodeId, Role};
 
 use crate::chance::Chance;
@@ -39,7 +39,9 @@ pub enum Event {
         from: Place,
         to: Place,
         connection: u32,
-        message: Message,
+        frame: Bytes,
+        /// Bits of it were flipped.
+        was_changed: bool,
     },
     /// A sync of this life is through.
     Synced(Place, u32),
@@ -176,9 +178,9 @@ impl World {
     fn happen(&mut self, event: Event) -> Checked {
         match event {
             Event::Turn(place) => self.turn(place)?,
-            Event::Deliver { from, to, connection, message } => {
+            Event::Deliver { from, to, connection, frame, was_changed } => {
                 if self.network.arrive(from, to, connection) {
-                    self.give(to, Input::Message(id_of(from), message));
+                    self.take_frame(from, to, &frame, was_changed)?;
                 }
             }
             Event::Synced(place, life) => self.synced(place, life)?,

@@ -4,13 +4,9 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::ErrorCode;
 
+use super::refusal::Refusal;
 use super::router::{NodeIndex, ReadFrom, Router};
-use super::tried::Tried;
-
-/// When all servers were asked in vain: how long to wait before the next round, doubling with each
-/// round. An election takes a few milliseconds after a crash, and 300 to 600 after a silence.
-const ROUND_WAIT: Duration = Duration::from_millis(2);
-const ROUND_WAIT_MAX: Duration = Duration::from_millis(50);
+use super::search::{Found, Search, Target};
 
 /// What a call may do to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +88,9 @@ pub enum EndReason {
 pub struct Course {
     kind: Kind,
     deadline: Instant,
-    /// Servers asked in this round.
-    tried: Tried,
-    /// Rounds in which all servers were asked in vain.
-    rounds: u32,
-    /// Not before then.
-    waits_until: Option<Instant>,
-    /// A sending of a write has left and may be applied.
-    is_open: bool,
+    search: Search,
+    /// A sending of a write has left and may be applied: why it has no answer.
+    open: Option<EndReason>,
     /// What kept it from an answer the last time.
     reason: EndReason,
 }
@@ -111,10 +102,8 @@ impl Course {
         Course {
             kind,
             deadline,
-            tried: Tried::default(),
-            rounds: 0,
-            waits_until: None,
-            is_open: false,
+            search: Search::default(),
+            open: None,
             reason: EndReason::Unreachable,
         }
     }
@@ -128,21 +117,17 @@ impl Course {
     /// What to do now. After [`Step::Send`] the router counts a request in flight.
     pub fn next(&mut self, router: &mut Router, now: Instant) -> Step {
         if now >= self.deadline {
-            return Step::Fail(self.end(self.reason));
+            // What has left it open says more than the refusals since then.
+            return Step::Fail(self.end(self.open.unwrap_or(self.reason)));
         }
-        if let Some(until) = self.waits_until.filter(|until| *until > now) {
-            return Step::Wait(until.min(self.deadline));
-        }
-        self.waits_until = None;
-        let node = match self.kind {
-            Kind::Write { .. } => router.for_write(&self.tried, now),
-            Kind::Read(from) => router.for_read(from, &self.tried, now),
+        let target = match self.kind {
+            Kind::Write { .. } => Target::Leader,
+            Kind::Read(from) => Target::Read(from),
         };
-        let Some(node) = node else {
-            let until = self.end_round(router, now);
-            return Step::Wait(until.min(self.deadline));
+        let node = match self.search.next(router, target, now) {
+            Found::Node(node) => node,
+            Found::Wait(until) => return Step::Wait(until.min(self.deadline)),
         };
-        self.tried.insert(node);
         router.sent(node);
         Step::Send(node)
     }
@@ -182,34 +167,28 @@ impl Course {
         now: Instant,
     ) -> Verdict {
         self.reason = EndReason::Refused(code);
-        match code {
-            ErrorCode::NoLeader => {
+        match Refusal::from(code) {
+            Refusal::NoLeader => {
                 router.leads_not(node);
                 Verdict::Again
             }
-            // The same server will know better soon.
-            ErrorCode::Busy => {
-                self.end_round(router, now);
+            Refusal::Busy => {
+                self.search.end_round(router, now);
                 Verdict::Again
             }
-            ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged => {
-                if code == ErrorCode::LeaderChanged {
+            Refusal::Open { leads_not } => {
+                if leads_not {
                     router.leads_not(node);
                 }
                 self.sent_in_vain()
             }
             // The same server takes it under a number in another session, unless an earlier
             // sending under this one may have been applied.
-            ErrorCode::SessionExpired if !self.is_open => {
-                self.tried.clear();
+            Refusal::SessionOver if self.open.is_none() => {
+                self.search.succeeded();
                 Verdict::NewSession
             }
-            ErrorCode::SessionExpired
-            | ErrorCode::UnknownCommand
-            | ErrorCode::BadRequest
-            | ErrorCode::TooLarge
-            | ErrorCode::MemoryLimit
-            | ErrorCode::DiskFull => Verdict::Fail(self.end(self.reason)),
+            Refusal::SessionOver | Refusal::Final => Verdict::Fail(self.end(self.reason)),
         }
     }
 
@@ -232,31 +211,25 @@ impl Course {
     /// The deadline has come before the answer.
     pub fn late(&mut self, router: &mut Router, node: NodeIndex) -> End {
         router.abandoned(node);
-        self.is_open |= self.is_write();
         // That there is no quorum says more than that the last of several waits was too short.
-        self.end(match self.reason {
-            EndReason::Refused(ErrorCode::QuorumTimeout) => self.reason,
-            _ => EndReason::Late,
-        })
+        let no_quorum = EndReason::Refused(ErrorCode::QuorumTimeout);
+        let has_waited = self.reason == no_quorum || self.open == Some(no_quorum);
+        let reason = if has_waited { no_quorum } else { EndReason::Late };
+        if self.is_write() {
+            self.open = Some(reason);
+        }
+        self.end(reason)
     }
 
     /// What was sent may have been applied.
     fn sent_in_vain(&mut self) -> Verdict {
-        self.is_open |= self.is_write();
+        if self.is_write() {
+            self.open = Some(self.reason);
+        }
         match self.kind {
             Kind::Write { may_repeat: false } => Verdict::Fail(self.end(self.reason)),
             Kind::Write { may_repeat: true } | Kind::Read(_) => Verdict::Again,
         }
-    }
-
-    /// All were asked, or it is of no use to ask others: wait, and begin again with all.
-    fn end_round(&mut self, router: &mut Router, now: Instant) -> Instant {
-        let longest = (ROUND_WAIT * (1 << self.rounds.min(16))).min(ROUND_WAIT_MAX);
-        let until = now + router.jitter(longest);
-        self.rounds += 1;
-        self.tried.clear();
-        self.waits_until = Some(until);
-        until
     }
 
     fn is_write(&self) -> bool {
@@ -264,7 +237,7 @@ impl Course {
     }
 
     fn end(&self, reason: EndReason) -> End {
-        End { reason, is_open: self.is_open }
+        End { reason, is_open: self.open.is_some() }
     }
 }
 
@@ -381,9 +354,14 @@ mod tests {
         let no_quorum = Heard::Refused(ErrorCode::QuorumTimeout);
         assert_eq!(call.hear(first, no_quorum), Verdict::Again);
         let second = call.send();
-        let end = call.course.late(&mut call.router, second);
+        let hint = Heard::NotLeader(SERVERS[first.0]);
+        assert_eq!(call.hear(second, hint), Verdict::Again);
+        let third = call.send();
+        let end = call.course.late(&mut call.router, third);
         let reason = EndReason::Refused(ErrorCode::QuorumTimeout);
         assert_eq!(end, End { reason, is_open: true });
+        call.now += LATER;
+        assert_eq!(call.next(), Step::Fail(end));
     }
 
     #[test]

@@ -136,6 +136,17 @@ impl Router {
         indexes.filter(|index| self.is_in_use(*index)).map(|index| (index, self.address(index)))
     }
 
+    /// A router for somebody else, who begins with these servers and this leader.
+    #[must_use]
+    pub fn fork(&mut self) -> Router {
+        let seed = self.rng.random();
+        let mut fork = Router::new(self.addresses().map(|(_, address)| address), seed);
+        if let Some(leader) = self.leader {
+            fork.learn_leader(self.address(leader));
+        }
+        fork
+    }
+
     /// The leader, as far as it is known.
     #[must_use]
     pub fn leader(&self) -> Option<NodeIndex> {
@@ -188,10 +199,25 @@ impl Router {
             self.leader = None;
         }
         self.members_at = None;
+        self.rest(node, now);
+    }
+
+    /// The server is of no use for a while: better ask others.
+    pub fn rest(&mut self, node: NodeIndex, now: Instant) {
+        // It is one failure, however many requests meet it.
+        if !self.is_rested(node, now) {
+            return;
+        }
         let rest = &mut self.nodes[node.0];
         let longest = (REST * (1 << rest.failures.min(16))).min(REST_MAX);
         rest.failures += 1;
         rest.rests_until = Some(now + longest.mul_f64(self.rng.random_range(0.5..1.0)));
+    }
+
+    /// When the next server that rests may be asked again; `None` when none rests.
+    #[must_use]
+    pub fn rested_at(&self, now: Instant) -> Option<Instant> {
+        self.nodes.iter().filter_map(|node| node.rests_until).filter(|until| *until > now).min()
     }
 
     /// Nobody waits for the answer any more.
