@@ -44,6 +44,7 @@ pub(super) struct Link {
     socket: Socket,
     state: Mutex<State>,
     is_broken: AtomicBool,
+    is_retired: AtomicBool,
     /// How many calls have it at this time; the pool's count.
     pub(super) users: AtomicUsize,
 }
@@ -146,13 +147,19 @@ impl Link {
             socket,
             state: Mutex::new(state),
             is_broken: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             users: AtomicUsize::new(0),
         })
     }
 
-    /// Whether it is of no more use.
-    pub(super) fn is_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Relaxed)
+    /// Whether it may be given out.
+    pub(super) fn is_of_use(&self) -> bool {
+        !self.is_broken.load(Ordering::Relaxed) && !self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// It is not to be given out again; who has it may go on.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
     }
 
     /// How long nobody has used it.
