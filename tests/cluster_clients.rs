@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use kvorum::client::{Connection, Reply};
 use kvorum_protocol::binary::RequestHead;
-use kvorum_protocol::{Command, ErrorCode, LogIndex, NodeId, Op, Quorum, Read, Request};
+use kvorum_protocol::{
+    Command, ErrorCode, LogIndex, MembersLine, NodeId, Op, Quorum, Read, Request,
+};
 use support::child::Ends as _;
 use support::client::Text;
 use support::cluster::Cluster;
@@ -78,6 +80,14 @@ fn a_follower_names_the_leader_in_every_protocol() {
         assert_eq!(call(&mut connection, head, &Request::Transfer { to: None }), not_leader);
         let named = Reply::Leader(Some(address.clone()));
         assert_eq!(call(&mut connection, head, &Request::WhoIsLeader), named);
+        let everybody = MembersLine {
+            id: NodeId(u16::try_from(id).unwrap()),
+            leader: Some(NodeId(u16::try_from(leader).unwrap())),
+            members: cluster.member_list(),
+        };
+        let everybody = everybody.to_string();
+        assert_eq!(text.ask("MEMBERS"), format!("MEMBERS {everybody}"));
+        assert_eq!(call(&mut connection, head, &Request::Members), Reply::Members(everybody));
         let mut resp = Resp::connect(&cluster, id);
         let read_only = "-READONLY You can't write against a read only replica.";
         assert_eq!(resp.ask("SET k v"), read_only);
@@ -105,6 +115,9 @@ fn without_a_leader_writes_are_refused_and_only_r_1_is_answered() {
     assert!(text.ask("SET k w").starts_with("ERROR NO_LEADER "));
     assert!(text.ask("GET k").starts_with("ERROR NO_LEADER "));
     assert_eq!(text.ask("WHO_IS_LEADER"), "NO_LEADER");
+    let answer = text.ask("MEMBERS");
+    let members = MembersLine::parse(answer.strip_prefix("MEMBERS ").unwrap()).unwrap();
+    assert_eq!((members.leader, members.members), (None, cluster.member_list()));
     assert_eq!(text.ask("QUORUM r=1"), "OK");
     assert_eq!(text.ask("GET k"), "VALUE v");
     let mut connection = binary(&cluster, left);

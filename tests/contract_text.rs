@@ -75,8 +75,10 @@ fn ping_help_leader_and_status() {
     let mut client = server.text();
     expect(&mut client, "PING", "PONG");
     expect(&mut client, "WHO_IS_LEADER", &format!("LEADER {}", server.address()));
+    let members = format!("MEMBERS id=7 leader=7 member=7={}/", server.address());
+    expect(&mut client, "MEMBERS", &members);
     let help = client.ask("HELP");
-    for verb in ["GET", "SET", "DELETE", "WHO_IS_LEADER", "QUORUM", "PING", "STATUS", "QUIT"] {
+    for verb in ["GET", "SET", "DELETE", "WHO_IS_LEADER", "QUORUM", "PING", "STATUS", "MEMBERS"] {
         assert!(help.contains(verb), "{help}");
     }
     for n in 0..3 {

@@ -140,7 +140,7 @@ impl Model {
         let mut state = self.at(self.last()).clone();
         let mut deleted = 0;
         match op {
-            Op::Noop | Op::Membership(_) => {}
+            Op::Noop | Op::Membership(_) | Op::OpenSession { .. } => {}
             Op::Set { key, value } => {
                 state.insert(key.to_vec(), (index, Rc::from(*value)));
             }

@@ -194,7 +194,7 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
         "lsn=1 offset=4096 TERM term=1 vote=1 commit=0\n",
         "lsn=2 offset=4176 BATCH term=1 index=1..6 time=1 bytes=",
         "\n  1 NOOP\n",
-        "  2 SET a\\x20key two\\nlines and \\xff session=00000000000000ff sequence=7\n",
+        "  2 SET a\\x20key two\\nlines and \\xff session=255 sequence=7\n",
         "lll...(+36)\n",
         "  4 DELETE a\\x20key\n",
         "  5 SET_MANY 2 a x\\x20y b \"\"\n",

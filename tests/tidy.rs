@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Where no I/O, clock, thread or global randomness may be: time and seeds are arguments.
-const PURE: [&str; 2] = ["src/core/", "protocol/src/"];
+const PURE: [&str; 3] = ["src/client/route/", "src/core/", "protocol/src/"];
 
 /// What the pure layers may not name.
 const IMPURE: [&str; 17] = [

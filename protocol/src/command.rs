@@ -13,14 +13,15 @@
 //! DELETE     0x03  the key           empty
 //! SET_MANY   0x05  0                 u32 count, then count x (u16 klen, u32 vlen, key, value)
 //! DELETE_MANY 0x06 0                 u32 count, then count x (u16 klen, key)
+//! OPEN_SESSION 0x09 0                u32 window; its index is the new session's name
 //! MEMBERSHIP 0x20  0                 the member list, see `crate::membership`
 //! ```
 //!
 //! A SET_MANY is one entry and therefore atomic. `(session, sequence)` names a client's write, so
-//! that a retry is recognised; the room is part of the first format.
+//! that a retry is recognised. Only the four writes of a client's data have them.
 
 use crate::error::DecodeError;
-use crate::limits::{KEYS_PER_REQUEST_MAX, Limits, VALUE_BYTES_MAX};
+use crate::limits::{KEYS_PER_REQUEST_MAX, Limits, SESSION_WINDOW_MAX, VALUE_BYTES_MAX};
 
 /// Opcodes shared by the log and the binary protocol.
 pub mod opcode {
@@ -34,6 +35,8 @@ pub mod opcode {
     pub const SET_MANY: u8 = 0x05;
     /// Removes several keys atomically.
     pub const DELETE_MANY: u8 = 0x06;
+    /// Opens a session.
+    pub const OPEN_SESSION: u8 = 0x09;
     /// Replaces the member list.
     pub const MEMBERSHIP: u8 = 0x20;
 }
@@ -47,9 +50,9 @@ const SESSION_BYTES: usize = 16;
 /// Names one write of one client session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionSequence {
-    /// The session, as the cluster assigned it.
+    /// The session: the index of the entry that opened it.
     pub session: u64,
-    /// The client's number for this write, unique within the session.
+    /// The client's number for this write, unique within the session; the first is 1.
     pub sequence: u64,
 }
 
@@ -83,6 +86,11 @@ pub enum Op<'a> {
     SetMany(PairList<'a>),
     /// Removes several keys at one log index.
     DeleteMany(KeyList<'a>),
+    /// Opens a session, named by the index of this entry.
+    OpenSession {
+        /// How many writes the client may have under way at once, 1 to [`SESSION_WINDOW_MAX`].
+        window: u32,
+    },
     /// Replaces the member list; the bytes are a [`crate::MemberList`].
     Membership(&'a [u8]),
 }
@@ -124,6 +132,8 @@ impl<'a> Command<'a> {
             _ if key_length != 0 => return Err(DecodeError::Invalid("key_length")),
             opcode::SET_MANY => Op::SetMany(PairList::decode(rest)?),
             opcode::DELETE_MANY => Op::DeleteMany(KeyList::decode(rest)?),
+            _ if session.is_some() => return Err(no_session_has(opcode)),
+            opcode::OPEN_SESSION => Op::OpenSession { window: decode_window(rest)? },
             opcode::MEMBERSHIP => Op::Membership(rest),
             opcode::NOOP if rest.is_empty() => Op::Noop,
             opcode::NOOP => return Err(DecodeError::TrailingBytes),
@@ -145,6 +155,7 @@ impl<'a> Command<'a> {
                 Op::Delete { key } => key.len(),
                 Op::SetMany(pairs) => pairs.bytes.len(),
                 Op::DeleteMany(keys) => keys.bytes.len(),
+                Op::OpenSession { window } => size_of_val(&window),
                 Op::Membership(bytes) => bytes.len(),
             }
     }
@@ -155,12 +166,17 @@ impl<'a> Command<'a> {
     /// When a key is longer than a `u16` can say; every decoder has checked that before.
     #[inline]
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let window;
         let (opcode, key, rest): (u8, &[u8], &[u8]) = match self.op {
             Op::Noop => (opcode::NOOP, &[], &[]),
             Op::Set { key, value } => (opcode::SET, key, value),
             Op::Delete { key } => (opcode::DELETE, key, &[]),
             Op::SetMany(pairs) => (opcode::SET_MANY, &[], pairs.bytes),
             Op::DeleteMany(keys) => (opcode::DELETE_MANY, &[], keys.bytes),
+            Op::OpenSession { window: slots } => {
+                window = slots.to_le_bytes();
+                (opcode::OPEN_SESSION, &[], &window)
+            }
             Op::Membership(bytes) => (opcode::MEMBERSHIP, &[], bytes),
         };
         let key_length = u16::try_from(key.len()).expect("keys are bounded by KEY_BYTES_MAX");
@@ -190,8 +206,29 @@ impl<'a> Command<'a> {
                 check_key(key, limits).and(check_value(value, limits))
             }),
             Op::DeleteMany(keys) => keys.iter().try_for_each(|key| check_key(key, limits)),
-            Op::Noop | Op::Membership(_) => Ok(()),
+            Op::OpenSession { .. } | Op::Noop | Op::Membership(_) => Ok(()),
         }
+    }
+}
+
+/// What is wrong with a command that no session can cover, and that names one.
+#[cold]
+fn no_session_has(opcode: u8) -> DecodeError {
+    match opcode {
+        opcode::NOOP | opcode::OPEN_SESSION | opcode::MEMBERSHIP => DecodeError::Invalid("flags"),
+        other => DecodeError::UnknownOpcode(other),
+    }
+}
+
+fn decode_window(rest: &[u8]) -> Result<u32, DecodeError> {
+    let (window, rest) = rest.split_first_chunk().ok_or(DecodeError::Truncated)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::TrailingBytes);
+    }
+    let window = u32::from_le_bytes(*window);
+    match (1..=SESSION_WINDOW_MAX).contains(&window) {
+        true => Ok(window),
+        false => Err(DecodeError::Invalid("session window")),
     }
 }
 
@@ -442,6 +479,27 @@ mod tests {
         let list = KeyList::encode(keys.into_iter(), &limits, &mut scratch).unwrap();
         assert_eq!(list.iter().collect::<Vec<_>>(), keys);
         round_trip(Command::new(Op::DeleteMany(list)));
+        round_trip(Command::new(Op::OpenSession { window: SESSION_WINDOW_MAX }));
+    }
+
+    /// Only what a client writes has a session; what opens one is in none.
+    #[test]
+    fn a_session_covers_the_writes_of_a_client_alone() {
+        let session = Some(SessionSequence { session: 7, sequence: 1 });
+        for op in [Op::Noop, Op::Membership(b""), Op::OpenSession { window: 1 }] {
+            let mut bytes = Vec::new();
+            Command { session, op }.encode(&mut bytes);
+            assert_eq!(Command::decode(&bytes), Err(DecodeError::Invalid("flags")));
+        }
+    }
+
+    #[test]
+    fn a_window_is_neither_empty_nor_over_its_limit() {
+        for window in [0, SESSION_WINDOW_MAX + 1, u32::MAX] {
+            let mut bytes = Vec::new();
+            Command::new(Op::OpenSession { window }).encode(&mut bytes);
+            assert_eq!(Command::decode(&bytes), Err(DecodeError::Invalid("session window")));
+        }
     }
 
     /// The store takes no longer ones, and a log may be forged, checksums and all.

@@ -60,7 +60,7 @@ impl std::error::Error for DecodeError {}
 /// Why a request failed, as every protocol reports it. The text protocol prints [`word`].
 ///
 /// Only [`QuorumTimeout`] and [`LeaderChanged`] leave the outcome of a write open; every other
-/// code promises that it is not in the log and never will be.
+/// code promises that this sending of it changes nothing, now or later.
 ///
 /// [`word`]: ErrorCode::word
 /// [`QuorumTimeout`]: ErrorCode::QuorumTimeout
@@ -86,11 +86,14 @@ pub enum ErrorCode {
     MemoryLimit = 0x17,
     /// The log has no room left on its disk; reads still work.
     DiskFull = 0x18,
+    /// The session of the write is over, or never was. This sending was not applied; whether an
+    /// earlier one was, nobody knows any more.
+    SessionExpired = 0x19,
 }
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [ErrorCode; 9] = [
+    pub const ALL: [ErrorCode; 10] = [
         ErrorCode::UnknownCommand,
         ErrorCode::BadRequest,
         ErrorCode::TooLarge,
@@ -100,6 +103,7 @@ impl ErrorCode {
         ErrorCode::Busy,
         ErrorCode::MemoryLimit,
         ErrorCode::DiskFull,
+        ErrorCode::SessionExpired,
     ];
 
     /// The word that the text protocol prints after `ERROR`.
@@ -115,6 +119,7 @@ impl ErrorCode {
             ErrorCode::Busy => "BUSY",
             ErrorCode::MemoryLimit => "MEMORY_LIMIT",
             ErrorCode::DiskFull => "DISK_FULL",
+            ErrorCode::SessionExpired => "SESSION_EXPIRED",
         }
     }
 

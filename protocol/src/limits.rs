@@ -27,6 +27,18 @@ pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_SOFT + COMMAND_BYTES_MAX + 4096;
 /// The most bytes that one reply may carry; a GET_MANY beyond it is refused.
 pub const REPLY_BYTES_MAX: usize = 128 << 20;
 
+/// The most sessions that a cluster keeps; opening one more ends the one longest without use.
+pub const SESSIONS_MAX: usize = 65_536;
+
+/// The largest window of a session: how many of its writes may be under way at once.
+pub const SESSION_WINDOW_MAX: u32 = 8192;
+
+/// The most that the windows of all sessions may be together; as `SESSIONS_MAX`.
+pub const SESSION_SLOTS_MAX: usize = 1 << 22;
+
+/// A session that has not written for longer than this is over, in milliseconds of log time.
+pub const SESSION_IDLE_MAX_MS: u64 = 3_600_000;
+
 /// The most voters of a cluster (quorum arithmetic runs on a stack array).
 pub const VOTERS_MAX: u8 = 63;
 
@@ -106,6 +118,7 @@ const _: () =
     assert!(APPEND_BYTES_SOFT >= BATCH_BYTES_SOFT && APPEND_BYTES_SOFT <= BATCH_BYTES_MAX);
 const _: () = assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize / 4);
 const _: () = assert!(HANDSHAKE_FRAME_BYTES_MAX < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(SESSION_WINDOW_MAX as usize <= SESSION_SLOTS_MAX);
 const _: () = assert!(REPLY_BYTES_MAX > VALUE_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < 1_000_000_000, "a RESP length has at most nine digits");
 const _: () =

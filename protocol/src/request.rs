@@ -28,6 +28,8 @@ pub enum Request<'a> {
     Ping,
     /// Asks for the node's state in one line.
     Status,
+    /// Asks who is in the cluster, in one line.
+    Members,
 }
 
 /// A question about the state at one point of the log.

@@ -39,6 +39,8 @@ pub enum Response<'a> {
     Leader(Option<&'a str>),
     /// The node's state in one line of `name=value` pairs.
     Status(&'a str),
+    /// Who is in the cluster: a [`MembersLine`](crate::MembersLine).
+    Members(&'a str),
     /// The write was not applied: this node is not the leader; `leader` is its client address.
     NotLeader {
         /// Where to go.

@@ -180,6 +180,8 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Line<'a>, LineError
         alone(arguments, "PING", Line::Request(Request::Ping))
     } else if is(b"STATUS") {
         alone(arguments, "STATUS", Line::Request(Request::Status))
+    } else if is(b"MEMBERS") {
+        alone(arguments, "MEMBERS", Line::Request(Request::Members))
     } else if is(b"HELP") {
         alone(arguments, "HELP", Line::Help)
     } else if is(b"QUIT") {
@@ -304,6 +306,7 @@ pub fn encode(out: &mut Vec<u8>, acknowledgement: Acknowledgement, response: &Re
         Response::Leader(Some(leader)) => put(out, &[b"LEADER ", leader.as_bytes()]),
         Response::Leader(None) => put(out, &[b"NO_LEADER"]),
         Response::Status(pairs) => put(out, &[b"STATUS ", pairs.as_bytes()]),
+        Response::Members(pairs) => put(out, &[b"MEMBERS ", pairs.as_bytes()]),
         Response::NotLeader { leader } => put(out, &[b"NOT_LEADER leader=", leader.as_bytes()]),
         Response::Error { code, message } => {
             put_error(out, code, format_args!("{}", Escaped(message.as_bytes())));
@@ -335,10 +338,9 @@ pub fn encode_stream_error(out: &mut Vec<u8>, error: &StreamError) {
 pub fn encode_help(out: &mut Vec<u8>) {
     put(
         out,
-        &[
-            b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
-            QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | PING | STATUS | HELP | QUIT",
-        ],
+        &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
+            QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | PING | STATUS | MEMBERS | \
+            HELP | QUIT"],
     );
 }
 

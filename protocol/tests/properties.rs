@@ -3,10 +3,11 @@
 use kvorum_protocol::binary::{
     RequestHead, decode_preface, decode_request, decode_response, encode_request, encode_response,
 };
+use kvorum_protocol::limits::SESSION_WINDOW_MAX;
 use kvorum_protocol::text::{self, Acknowledgement, Line, LineError, StreamError};
 use kvorum_protocol::{
-    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, NodeId, Op, PairList,
-    Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
+    Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, MembersLine, NodeId,
+    Op, PairList, Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,10 +25,12 @@ enum Owned {
     Delete(Bytes),
     SetMany(Vec<(Bytes, Bytes)>),
     DeleteMany(Vec<Bytes>),
+    OpenSession(u32),
     Quorum(Option<Quorum>, Option<Quorum>),
     Transfer(Option<NodeId>),
     Ping,
     Status,
+    Members,
     WhoIsLeader,
 }
 
@@ -52,7 +55,11 @@ impl Owned {
             Owned::Transfer(to) => return Request::Transfer { to: *to },
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
+            Owned::Members => return Request::Members,
             Owned::WhoIsLeader => return Request::WhoIsLeader,
+            Owned::OpenSession(window) => {
+                return Request::Write(Command::new(Op::OpenSession { window: *window }));
+            }
             Owned::Set(key, value) => Op::Set { key, value },
             Owned::Delete(key) => Op::Delete { key },
             Owned::DeleteMany(keys) => Op::DeleteMany(list(keys, scratch)),
@@ -99,10 +106,12 @@ fn request() -> impl Strategy<Value = Owned> {
         bytes(30).prop_map(Owned::Delete),
         vec((bytes(20), bytes(100)), 0..6).prop_map(Owned::SetMany),
         keys().prop_map(Owned::DeleteMany),
+        (1..=SESSION_WINDOW_MAX).prop_map(Owned::OpenSession),
         (level(), read_level()).prop_map(|(write, read)| Owned::Quorum(write, read)),
         proptest::option::of((1..=u16::MAX).prop_map(NodeId)).prop_map(Owned::Transfer),
         Just(Owned::Ping),
         Just(Owned::Status),
+        Just(Owned::Members),
         Just(Owned::WhoIsLeader),
     ]
 }
@@ -124,6 +133,7 @@ enum Answer {
     Number(u64),
     Leader(Option<String>),
     Status(String),
+    Members(String),
     NotLeader(String),
     Error(ErrorCode, String),
 }
@@ -150,6 +160,7 @@ impl Answer {
             Answer::Number(number) => Response::Number(*number),
             Answer::Leader(leader) => Response::Leader(leader.as_deref()),
             Answer::Status(line) => Response::Status(line),
+            Answer::Members(line) => Response::Members(line),
             Answer::NotLeader(leader) => Response::NotLeader { leader },
             Answer::Error(code, message) => Response::Error { code: *code, message },
         }
@@ -167,6 +178,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         any::<u64>().prop_map(Answer::Number),
         proptest::option::of(".+").prop_map(Answer::Leader),
         any::<String>().prop_map(Answer::Status),
+        any::<String>().prop_map(Answer::Members),
         any::<String>().prop_map(Answer::NotLeader),
         (proptest::sample::select(&ErrorCode::ALL[..]), any::<String>())
             .prop_map(|(code, message)| Answer::Error(code, message)),
@@ -184,6 +196,15 @@ fn sealed(inside: &[u8]) -> Bytes {
 }
 
 proptest! {
+    #[test]
+    fn a_line_of_members_is_judged_whatever_it_says(
+        line in "(id|leader|member|learner|x)=[0-9]{1,6}(=[a-b:/0-9]{0,9})?( .{0,20}){0,3}",
+    ) {
+        if let Ok(members) = MembersLine::parse(&line) {
+            prop_assert_eq!(MembersLine::parse(&members.to_string()), Ok(members));
+        }
+    }
+
     #[test]
     fn a_request_survives_the_wire(
         request in request(),

@@ -124,7 +124,8 @@ impl ReplyDecoder for BinaryReplies {
             | Response::Number(_)
             | Response::Copies(_)
             | Response::Leader(_)
-            | Response::Status(_) => Outcome::Failed(Failure::Unexpected),
+            | Response::Status(_)
+            | Response::Members(_) => Outcome::Failed(Failure::Unexpected),
         };
         if frame.id == CONNECTION_ID {
             return Err(ReplyError::Farewell(match outcome {

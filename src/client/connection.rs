@@ -312,7 +312,8 @@ fn check(request: &Request<'_>) -> Result<(), DecodeError> {
         | Request::Quorum { .. }
         | Request::Transfer { .. }
         | Request::Ping
-        | Request::Status => Ok(()),
+        | Request::Status
+        | Request::Members => Ok(()),
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Reply {
     Leader(Option<String>),
     /// The node's state in one line of `name=value` pairs.
     Status(String),
+    /// Who is in the cluster: a [`kvorum_protocol::MembersLine`].
+    Members(String),
     /// The write was not applied: this node is not the leader.
     NotLeader {
         /// The leader's client address.
@@ -68,6 +70,7 @@ impl From<Response<'_>> for Reply {
             Response::Copies(_) => unreachable!("no frame holds copies"),
             Response::Leader(leader) => Reply::Leader(leader.map(str::to_owned)),
             Response::Status(line) => Reply::Status(line.to_owned()),
+            Response::Members(line) => Reply::Members(line.to_owned()),
             Response::NotLeader { leader } => Reply::NotLeader { leader: leader.to_owned() },
             Response::Error { code, message } => Reply::Error { code, message: message.to_owned() },
         }

@@ -3,24 +3,17 @@
 
 use std::ops::ControlFlow;
 
-use kvorum_protocol::{Command, LogIndex, Op, batch};
+use kvorum_protocol::{Command, LogIndex, LogTimeMs, Op, SessionSequence, batch};
 
+use super::outcome::{Applied, Outcome};
+#[cfg(feature = "seeded-bugs")]
+use super::seeded::Bug;
+use super::state::State;
 use super::store::{KeyHash, Store};
 
 /// How many entries are looked at ahead, so that their cache misses overlap. Twice as many gained
 /// nothing more, half as many cost a tenth of the throughput.
 const LOOKAHEAD: usize = 16;
-
-/// What an entry did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// Nothing to answer: a no-op, or a change of members.
-    Nothing,
-    /// Values were stored.
-    Written,
-    /// This many keys were removed.
-    Deleted(u32),
-}
 
 /// An entry on its way to the state.
 #[derive(Clone, Copy)]
@@ -74,9 +67,69 @@ pub fn for_each_entry<'a, S>(
     ControlFlow::Continue(())
 }
 
-/// Changes the state as `entry` says.
+/// Changes the state as `entry` says, whose log time is `time`.
 #[inline]
-pub fn apply(store: &mut Store, entry: &Entry<'_>) -> Applied {
+pub fn apply(state: &mut State, time: LogTimeMs, entry: &Entry<'_>) -> Outcome {
+    let version = entry.index;
+    match (entry.command.session, entry.command.op) {
+        (Some(name), _) => apply_once(state, time, entry, name),
+        (None, Op::OpenSession { window }) => {
+            state.sessions.open(version, time, window);
+            Outcome { version, applied: Applied::Written }
+        }
+        (None, _) => Outcome { version, applied: change(&mut state.store, entry) },
+    }
+}
+
+/// The same for a write of a session, which may have been applied before.
+fn apply_once(
+    state: &mut State,
+    time: LogTimeMs,
+    entry: &Entry<'_>,
+    name: SessionSequence,
+) -> Outcome {
+    let version = entry.index;
+    let known = state.sessions.outcome_of(name, version, time);
+    #[cfg(feature = "seeded-bugs")]
+    if let Some(wrong) = apply_wrongly(state.bug, &mut state.store, entry, &known) {
+        return wrong;
+    }
+    match known {
+        Ok(known) => *known.get_or_insert_with(|| {
+            let applied = change(&mut state.store, entry);
+            Outcome { version, applied }
+        }),
+        Err(applied) => Outcome { version, applied },
+    }
+}
+
+/// What the bugs of these names make of a write of a session, where they do.
+#[cfg(feature = "seeded-bugs")]
+fn apply_wrongly(
+    bug: Option<Bug>,
+    store: &mut Store,
+    entry: &Entry<'_>,
+    known: &Result<&mut Option<Outcome>, Applied>,
+) -> Option<Outcome> {
+    let version = entry.index;
+    match (bug?, known) {
+        (Bug::RetryRunsAgain, Ok(Some(first))) => {
+            change(store, entry);
+            Some(*first)
+        }
+        (Bug::RetryTellsItself, Ok(Some(first))) => Some(Outcome { version, ..*first }),
+        (Bug::ExpiredSessionWrites, Err(Applied::SessionExpired))
+        | (Bug::TooOldRunsAgain, Err(Applied::SequenceTooOld)) => {
+            let applied = change(store, entry);
+            Some(Outcome { version, applied })
+        }
+        _ => None,
+    }
+}
+
+/// Changes keys.
+#[inline]
+fn change(store: &mut Store, entry: &Entry<'_>) -> Applied {
     let index = entry.index;
     match entry.command.op {
         Op::Set { key, value } => {
@@ -95,6 +148,6 @@ pub fn apply(store: &mut Store, entry: &Entry<'_>) -> Applied {
             let deleted = keys.iter().filter(|key| store.delete(key)).count();
             Applied::Deleted(u32::try_from(deleted).expect("bounded by KEYS_PER_REQUEST_MAX"))
         }
-        Op::Noop | Op::Membership(_) => Applied::Nothing,
+        Op::OpenSession { .. } | Op::Noop | Op::Membership(_) => Applied::Nothing,
     }
 }

@@ -10,7 +10,8 @@
 //!    when it is durable.
 //! 4. [`Node::durable`] says that the record survives a power cut here.
 //! 5. [`Node::poll`] decides by the durable marks of a majority ([`quorum`]), executes the entries
-//!    ([`apply`]) on the [`store`], and answers.
+//!    ([`apply`]) on the [`state`], and answers. The [`store`] holds the keys; a write that was
+//!    sent twice is found in the [`sessions`] and answered without being applied again.
 //!
 //! # The path of a GET
 //! [`Node::read`] answers from the store at once if this node is alone, or R = 1. The leader of
@@ -33,6 +34,7 @@ mod foretell;
 pub mod log;
 mod lookup;
 pub mod node;
+pub mod outcome;
 pub mod output;
 mod pending;
 mod progress;
@@ -43,6 +45,8 @@ mod room;
 mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
+pub mod sessions;
+pub mod state;
 pub mod store;
 pub mod terms;
 pub mod time;
@@ -56,5 +60,6 @@ pub use node::{
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use room::NextSegment;
+pub use sessions::SessionBounds;
 pub use time::{Instant, Now};
 pub use waits::Wait;

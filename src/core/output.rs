@@ -164,8 +164,10 @@ pub enum Refusal {
     DiskFull,
     /// The node has had too much in flight for too long; not applied.
     Busy,
-    /// The write names a session, and there are none yet; not applied.
-    NoSessions,
+    /// The session of the write is over, or never was; this sending is not applied.
+    SessionExpired,
+    /// The window of the session has left the write behind; this sending is not applied.
+    SequenceTooOld,
     /// A GET_MANY whose answer is over its limit.
     ReplyTooLarge,
     /// One request is larger than any batch may be; not applied.
@@ -180,7 +182,8 @@ impl Refusal {
             Refusal::NoLeader | Refusal::NotLeader { .. } => ErrorCode::NoLeader,
             Refusal::LeaderChanged => ErrorCode::LeaderChanged,
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
-            Refusal::QuorumTooLarge { .. } | Refusal::NoSessions => ErrorCode::BadRequest,
+            Refusal::QuorumTooLarge { .. } | Refusal::SequenceTooOld => ErrorCode::BadRequest,
+            Refusal::SessionExpired => ErrorCode::SessionExpired,
             Refusal::Busy => ErrorCode::Busy,
             Refusal::MemoryLimit => ErrorCode::MemoryLimit,
             Refusal::DiskFull => ErrorCode::DiskFull,
@@ -209,7 +212,12 @@ impl Refusal {
                 "the log's disk is full, not applied; reads go on; free space and try again"
             }
             Refusal::Busy => "too much is on its way to the disk, not applied; try again later",
-            Refusal::NoSessions => "this server has no sessions, not applied; send it without one",
+            Refusal::SessionExpired => {
+                "the session is over or never was; this sending of the write is not applied"
+            }
+            Refusal::SequenceTooOld => {
+                "the window of the session is past this sequence; this sending is not applied"
+            }
             Refusal::ReplyTooLarge => "the values together are too large for one reply",
             Refusal::RequestTooLarge => "the request is too large for one log entry",
         }

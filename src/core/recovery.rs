@@ -10,7 +10,8 @@ use kvorum_protocol::{
 
 use super::apply::{apply, for_each_entry};
 use super::log::{LogEnd, LogStart};
-use super::store::Store;
+use super::sessions::SessionBounds;
+use super::state::State;
 
 /// What the log has told so far. Records come in the order of their positions, and follow from
 /// each other: the log has checked that.
@@ -19,7 +20,7 @@ use super::store::Store;
 /// the rest, which stays in memory until Raft decides. A node that is alone is the majority:
 /// whatever stands in its log is decided, and applied as it is read.
 pub struct Recovery {
-    pub(super) store: Store,
+    pub(super) state: State,
     pub(super) log: LogStart,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
@@ -56,8 +57,14 @@ impl Recovery {
     /// Nothing read yet. `hash_seed` keys the table of the state.
     #[must_use]
     pub fn new(hash_seed: u64) -> Recovery {
+        Recovery::with_session_bounds(hash_seed, SessionBounds::default())
+    }
+
+    /// The same for a cluster that keeps fewer sessions, for tests.
+    #[must_use]
+    pub fn with_session_bounds(hash_seed: u64, bounds: SessionBounds) -> Recovery {
         Recovery {
-            store: Store::new(hash_seed),
+            state: State::new(hash_seed, bounds),
             log: LogStart::default(),
             term: Term(0),
             voted_for: None,
@@ -128,10 +135,10 @@ impl Recovery {
             bytes,
             offset,
             first,
-            &mut self.store,
-            |store| store,
-            |store, entry| {
-                apply(store, entry);
+            &mut self.state,
+            |state| &state.store,
+            |state, entry| {
+                apply(state, header.log_time, entry);
                 ControlFlow::Continue(())
             },
         );
@@ -189,7 +196,7 @@ impl Recovery {
     /// How many keys there are.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.store.len()
+        self.state.store.len()
     }
 
     /// The last member list in the log; `None` on first boot.

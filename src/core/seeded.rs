@@ -57,11 +57,25 @@ pub enum Bug {
     RefusedButLogged,
     /// A follower takes what it may have no room for, and its votes have to wait behind that.
     TakesBeyondRoom,
+    /// A write that was applied is applied again when it is sent again.
+    RetryRunsAgain,
+    /// Only the leader remembers what its clients were told.
+    SessionsOnlyAtLeader,
+    /// After a restart nobody has a session.
+    SessionsLostAtRestart,
+    /// A write of a session that is over is applied as if it had none.
+    ExpiredSessionWrites,
+    /// A write that its session's window has left behind is applied as if it were new.
+    TooOldRunsAgain,
+    /// A write that is sent again is told the version of its second entry.
+    RetryTellsItself,
+    /// A write of a session with W below a majority is answered before it is committed.
+    SessionAnswersBeforeCommit,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 33] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -88,5 +102,12 @@ impl Bug {
         Bug::AnswersAtMajority,
         Bug::RefusedButLogged,
         Bug::TakesBeyondRoom,
+        Bug::RetryRunsAgain,
+        Bug::SessionsOnlyAtLeader,
+        Bug::SessionsLostAtRestart,
+        Bug::ExpiredSessionWrites,
+        Bug::TooOldRunsAgain,
+        Bug::RetryTellsItself,
+        Bug::SessionAnswersBeforeCommit,
     ];
 }

@@ -118,22 +118,24 @@ impl PendingWrites {
 
     /// Takes a write whose W is reached: `held_by(w)` is the last entry that so many voters hold
     /// durably. With W below a majority that may be before the entry is applied: `foretell` then
-    /// says what its answer will be.
+    /// says what its answer will be, if that is certain.
     pub fn take_other(
         &mut self,
         held_by: impl Fn(usize) -> LogIndex,
-        foretell: impl FnOnce(LogIndex) -> Answer,
+        mut foretell: impl FnMut(LogIndex) -> Option<Answer>,
     ) -> Option<(ReplyTo, Answer)> {
         for queue in &mut self.others {
             let held = held_by(queue.voters);
             let is_early = queue.voters < self.majority;
-            let is_due = |first: &mut PendingWrite| {
-                first.index <= held && (first.answer.is_some() || is_early)
+            let Some(first) = queue.writes.front().filter(|first| first.index <= held) else {
+                continue;
             };
-            if let Some(write) = queue.writes.pop_front_if(is_due) {
-                queue.applied -= usize::from(write.answer.is_some());
-                return Some((write.to, write.answer.unwrap_or_else(|| foretell(write.index))));
-            }
+            let foretold = || if is_early { foretell(first.index) } else { None };
+            let Some(answer) = first.answer.or_else(foretold) else { continue };
+            queue.applied -= usize::from(first.answer.is_some());
+            let to = first.to;
+            queue.writes.pop_front();
+            return Some((to, answer));
         }
         None
     }
@@ -214,14 +216,23 @@ mod tests {
     fn fewer_copies_answer_before_the_commit() {
         let mut pending = pending();
         let held = |voters| LogIndex(if voters == 1 { 1 } else { 0 });
-        assert_eq!(pending.take_other(held, |_| written(1)), Some((to(1), written(1))));
-        assert_eq!(pending.take_other(held, |_| written(1)), None);
+        assert_eq!(pending.take_other(held, |_| Some(written(1))), Some((to(1), written(1))));
+        assert_eq!(pending.take_other(held, |_| Some(written(1))), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_open_waits_until_it_is_applied() {
+        let mut pending = pending();
+        let held = |_| LogIndex(3);
+        assert_eq!(pending.take_other(held, |_| None), None);
+        assert_eq!(pending.applied(LogIndex(1), || written(1)), None);
+        assert_eq!(pending.take_other(held, |_| None), Some((to(1), written(1))));
     }
 
     #[test]
     fn more_copies_answer_when_all_hold_it_and_it_is_applied() {
         let mut pending = pending();
-        let foretell = |index: LogIndex| written(index.0);
+        let foretell = |index: LogIndex| Some(written(index.0));
         let all_hold = |voters| LogIndex(if voters == 1 { 0 } else { 3 });
         assert_eq!(pending.take_other(all_hold, foretell), None, "not applied yet");
         for index in 1..=3 {
@@ -241,7 +252,7 @@ mod tests {
         pending.expire(LATER, |to| refused.push(to));
         assert_eq!(refused, [to(2), to(1), to(3)]);
         assert_eq!(pending.applied(LogIndex(2), || written(2)), None);
-        assert_eq!(pending.take_other(|_| LogIndex(3), |_| written(1)), None);
+        assert_eq!(pending.take_other(|_| LogIndex(3), |_| Some(written(1))), None);
         assert_eq!(pending.drain().count(), 0);
     }
 }

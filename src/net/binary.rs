@@ -162,6 +162,7 @@ fn answer_other(
         Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
         Request::Transfer { to } => status::transfer(turn, *to),
         Request::Status => status::status(turn),
+        Request::Members => status::members(turn),
         Request::Ping | Request::Read(_) | Request::Write(_) => Response::Ok,
     };
     encode_response(out, id, &response);

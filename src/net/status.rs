@@ -1,8 +1,8 @@
-//! What a node tells of its place in the cluster: WHO_IS_LEADER, STATUS and TRANSFER.
+//! What a node tells of its place in the cluster: WHO_IS_LEADER, STATUS, MEMBERS and TRANSFER.
 
 use std::fmt::{self, Display, Write as _};
 
-use kvorum_protocol::{ErrorCode, NodeId, Response, resp};
+use kvorum_protocol::{ErrorCode, MemberList, MembersLine, NodeId, Response, resp};
 
 use super::session::Turn;
 use crate::config::Relaxed;
@@ -57,9 +57,30 @@ pub fn transfer<'t>(turn: &'t mut Turn<'_>, to: Option<NodeId>) -> Response<'t> 
 /// What STATUS is told; the line is put together in the scratch of the turn.
 pub fn status<'t>(turn: &'t mut Turn<'_>) -> Response<'t> {
     let line = line(turn);
+    Response::Status(lend(turn, &line))
+}
+
+/// What MEMBERS is told; the line is put together in the scratch of the turn.
+pub fn members<'t>(turn: &'t mut Turn<'_>) -> Response<'t> {
+    let mut members = turn.node.members().members().to_vec();
+    for member in &mut members {
+        if let Some(address) = client_address(turn, member.id) {
+            address.clone_into(&mut member.client);
+        }
+    }
+    let line = MembersLine {
+        id: turn.node.config().id,
+        leader: turn.node.status().leader,
+        members: MemberList::new(members).expect("the list of the node, and a real address"),
+    };
+    Response::Members(lend(turn, &line.to_string()))
+}
+
+/// Puts a line into the scratch of the turn, where it lives until the answer is encoded.
+fn lend<'t>(turn: &'t mut Turn<'_>, line: &str) -> &'t str {
     turn.scratch.clear();
     turn.scratch.extend_from_slice(line.as_bytes());
-    Response::Status(str::from_utf8(turn.scratch).expect("just written"))
+    str::from_utf8(turn.scratch).expect("just written")
 }
 
 fn line(turn: &Turn<'_>) -> String {
@@ -76,7 +97,7 @@ fn line(turn: &Turn<'_>) -> String {
     write!(
         line,
         "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         voters={} learners={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
+         sessions={} voters={} learners={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
         config.id,
         role(turn).word(),
         status.term,
@@ -85,6 +106,7 @@ fn line(turn: &Turn<'_>) -> String {
         status.last,
         status.durable,
         status.keys,
+        status.sessions,
         list(turn.node.voters()),
         list(learners),
         config.write_quorum,

@@ -98,11 +98,12 @@ impl TextSession {
         }
         match request {
             // They show, or change, the node as the requests before them have left it.
-            Some(Request::Status | Request::WhoIsLeader | Request::Transfer { .. })
-                if !self.slots.is_empty() =>
-            {
-                Some(Pause::Answers)
-            }
+            Some(
+                Request::Status
+                | Request::Members
+                | Request::WhoIsLeader
+                | Request::Transfer { .. },
+            ) if !self.slots.is_empty() => Some(Pause::Answers),
             _ => None,
         }
     }
@@ -138,6 +139,7 @@ impl TextSession {
             Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
             Request::Transfer { to } => status::transfer(turn, *to),
             Request::Status => status::status(turn),
+            Request::Members => status::members(turn),
             Request::Ping => Response::Ok,
         };
         self.slots.reply(out, |out| text::encode(out, word, &response));

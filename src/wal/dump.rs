@@ -311,6 +311,7 @@ fn print_entry(out: &mut dyn Write, index: LogIndex, command: &Command<'_>) -> i
                 write!(out, " {}", Word(key))?;
             }
         }
+        Op::OpenSession { window } => write!(out, "OPEN_SESSION window={window}")?,
         Op::Membership(bytes) => {
             write!(out, "MEMBERSHIP")?;
             match MemberList::decode(bytes) {
@@ -325,7 +326,7 @@ fn print_entry(out: &mut dyn Write, index: LogIndex, command: &Command<'_>) -> i
         }
     }
     if let Some(session) = command.session {
-        write!(out, " session={:016x} sequence={}", session.session, session.sequence)?;
+        write!(out, " session={} sequence={}", session.session, session.sequence)?;
     }
     writeln!(out)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvorum::core::SessionBounds;
 use kvorum::core::seeded::Bug;
 use kvorum_protocol::{LogIndex, Lsn, NodeId, Term};
 
@@ -35,10 +36,10 @@ pub struct Cluster {
 
 impl Cluster {
     /// First boot of all: their logs hold the member list, durably.
-    pub fn new(voters: u16, learners: u16, bug: Option<Bug>) -> Cluster {
+    pub fn new(voters: u16, learners: u16, sessions: SessionBounds, bug: Option<Bug>) -> Cluster {
         let mut nodes = BTreeMap::new();
         for id in (1..=voters + learners).map(NodeId) {
-            let setup = Setup { id, voters, learners, bug, ..Setup::default() };
+            let setup = Setup { id, voters, learners, sessions, bug, ..Setup::default() };
             let mut machine = Machine::new(setup);
             machine.tick(0);
             machine.turn();

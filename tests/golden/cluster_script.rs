@@ -8,8 +8,8 @@ use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, NodeId, Op, Quoru
 
 use super::cluster::Cluster;
 use super::network::Link;
-use super::script::{Client, Next, options};
-use super::words::Text;
+use super::script::{Client, Next, bounds, command, options};
+use super::words::{Name, Text};
 
 #[derive(goldenscript::Command)]
 pub enum Step {
@@ -19,6 +19,11 @@ pub enum Step {
         voters: u16,
         #[arg(key)]
         learners: Option<u16>,
+        #[arg(key)]
+        sessions: Option<usize>,
+        /// Milliseconds after which an unused session is over.
+        #[arg(key)]
+        idle: Option<u64>,
     },
 
     // For one node
@@ -31,10 +36,22 @@ pub enum Step {
         /// Milliseconds.
         #[arg(key)]
         timeout: Option<u64>,
+        #[arg(key)]
+        session: Option<Name>,
     },
     Delete {
         client: Client,
         keys: Vec<Text>,
+        #[arg(key)]
+        w: Option<Quorum>,
+        #[arg(key)]
+        session: Option<Name>,
+    },
+    /// Opens a session.
+    Open {
+        client: Client,
+        #[arg(key)]
+        window: u32,
         #[arg(key)]
         w: Option<Quorum>,
     },
@@ -152,8 +169,9 @@ impl goldenscript::Runner for Script {
         step: &Step,
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
-        if let Step::Boot { voters, learners } = step {
-            self.cluster = Some(Cluster::new(*voters, learners.unwrap_or(0), self.bug));
+        if let Step::Boot { voters, learners, sessions, idle } = step {
+            let bounds = bounds(*sessions, None, *idle);
+            self.cluster = Some(Cluster::new(*voters, learners.unwrap_or(0), bounds, self.bug));
             return Ok(String::new());
         }
         let cluster = self.cluster.as_mut().ok_or("a script begins with boot")?;
@@ -243,14 +261,18 @@ fn ask(cluster: &mut Cluster, id: NodeId, request: &Step) -> Result<String, Box<
     let machine = cluster.machine(id);
     let scratch = &mut Vec::new();
     Ok(match request {
-        Step::Set { client, key, value, w, timeout } => {
+        Step::Set { client, key, value, w, timeout, session } => {
             let op = Op::Set { key: &key.0, value: &value.0 };
-            machine.write(client.0, &Command::new(op), &options(*w, *timeout))
+            machine.write(client.0, &command(*session, op), &options(*w, *timeout))
         }
-        Step::Delete { client, keys, w } => {
+        Step::Open { client, window, w } => {
+            let op = Op::OpenSession { window: *window };
+            machine.write(client.0, &Command::new(op), &options(*w, None))
+        }
+        Step::Delete { client, keys, w, session } => {
             let keys = keys.iter().map(|key| key.0.as_slice());
             let op = Op::DeleteMany(KeyList::encode(keys, &Limits::default(), scratch)?);
-            machine.write(client.0, &Command::new(op), &options(*w, None))
+            machine.write(client.0, &command(*session, op), &options(*w, None))
         }
         Step::Get { client, key, r, timeout } => {
             machine.read(client.0, &Read::Get(&key.0), LogIndex(0), &options(*r, *timeout))

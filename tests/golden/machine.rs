@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
     Asker, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome,
-    Record, Recovery, ReplyTo, TransferError, Violation, Wait, WriteOutcome,
+    Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
@@ -32,6 +32,7 @@ pub struct Setup {
     pub learners: u16,
     pub memory_max: Option<u64>,
     pub log_room_bytes: u64,
+    pub sessions: SessionBounds,
     /// For the test of the scripts: a bug that some of them must show.
     pub bug: Option<Bug>,
 }
@@ -44,6 +45,7 @@ impl Default for Setup {
             learners: 0,
             memory_max: None,
             log_room_bytes: 1 << 40,
+            sessions: SessionBounds::default(),
             bug: None,
         }
     }
@@ -395,7 +397,7 @@ impl Machine {
 }
 
 fn start(setup: &Setup, records: &[Written]) -> Node {
-    let mut recovery = Recovery::new(HASH_SEED);
+    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
     for Written { lsn, record, commit } in records {
         recovery.committed(*commit);

@@ -4,13 +4,11 @@ use std::error::Error;
 use std::str::FromStr;
 use std::time::Duration;
 
-use kvorum::core::{NextSegment, Options};
-use kvorum_protocol::{
-    Command, KeyList, Limits, LogIndex, Lsn, Op, PairList, Quorum, Read, SessionSequence,
-};
+use kvorum::core::{NextSegment, Options, SessionBounds};
+use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, Op, PairList, Quorum, Read};
 
 use super::machine::{Machine, Setup};
-use super::words::Text;
+use super::words::{Name, Text};
 
 #[derive(goldenscript::Command)]
 pub enum Step {
@@ -23,6 +21,13 @@ pub enum Step {
         /// Bytes that the log is certain to take.
         #[arg(key)]
         room: Option<u64>,
+        #[arg(key)]
+        sessions: Option<usize>,
+        #[arg(key)]
+        slots: Option<usize>,
+        /// Milliseconds after which an unused session is over.
+        #[arg(key)]
+        idle: Option<u64>,
     },
     /// The process or the power dies: what is not durable, or not up to `kept`, is lost.
     Crash {
@@ -42,7 +47,7 @@ pub enum Step {
         #[arg(key)]
         timeout: Option<u64>,
         #[arg(key)]
-        session: Option<u64>,
+        session: Option<Name>,
     },
     SetMany {
         client: Client,
@@ -51,6 +56,14 @@ pub enum Step {
     Delete {
         client: Client,
         keys: Vec<Text>,
+        #[arg(key)]
+        session: Option<Name>,
+    },
+    /// Opens a session.
+    Open {
+        client: Client,
+        #[arg(key)]
+        window: u32,
     },
     Get {
         client: Client,
@@ -150,12 +163,13 @@ impl goldenscript::Runner for Script {
     type Command = Step;
 
     fn run(&mut self, step: &Step, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
-        if let Step::Boot { voters, memory_max, room } = step {
+        if let Step::Boot { voters, memory_max, room, sessions, slots, idle } = step {
             let default = Setup::default();
             let machine = Machine::new(Setup {
                 voters: voters.unwrap_or(default.voters),
                 memory_max: *memory_max,
                 log_room_bytes: room.unwrap_or(default.log_room_bytes),
+                sessions: bounds(*sessions, *slots, *idle),
                 ..default
             });
             return Ok(self.machine.insert(machine).status());
@@ -197,19 +211,22 @@ fn ask(machine: &mut Machine, request: &Step) -> Result<String, Box<dyn Error>> 
     Ok(match request {
         Step::Set { client, key, value, w, timeout, session } => {
             let op = Op::Set { key: &key.0, value: &value.0 };
-            let session = session.map(|session| SessionSequence { session, sequence: 1 });
-            machine.write(client.0, &Command { session, op }, &options(*w, *timeout))
+            machine.write(client.0, &command(*session, op), &options(*w, *timeout))
         }
         Step::SetMany { client, pairs } => {
             let pairs = pairs.iter().map(|(key, value)| (key.as_bytes(), value.0.as_slice()));
             let op = Op::SetMany(PairList::encode(pairs, &limits, scratch)?);
             machine.write(client.0, &Command::new(op), &terms)
         }
-        Step::Delete { client, keys } => {
+        Step::Delete { client, keys, session } => {
             let op = match keys.as_slice() {
                 [key] => Op::Delete { key: &key.0 },
                 keys => Op::DeleteMany(list(keys, scratch)?),
             };
+            machine.write(client.0, &command(*session, op), &terms)
+        }
+        Step::Open { client, window } => {
+            let op = Op::OpenSession { window: *window };
             machine.write(client.0, &Command::new(op), &terms)
         }
         Step::Get { client, key, r, timeout, min_version } => {
@@ -236,4 +253,17 @@ fn list<'a>(keys: &[Text], scratch: &'a mut Vec<u8>) -> Result<KeyList<'a>, Box<
 
 pub fn options(quorum: Option<Quorum>, timeout_ms: Option<u64>) -> Options {
     Options { quorum, timeout: timeout_ms.map(Duration::from_millis) }
+}
+
+pub fn command(session: Option<Name>, op: Op<'_>) -> Command<'_> {
+    Command { session: session.map(|name| name.0), op }
+}
+
+pub fn bounds(sessions: Option<usize>, slots: Option<usize>, idle: Option<u64>) -> SessionBounds {
+    let default = SessionBounds::default();
+    SessionBounds {
+        sessions: sessions.unwrap_or(default.sessions),
+        slots: slots.unwrap_or(default.slots),
+        idle_ms: idle.unwrap_or(default.idle_ms),
+    }
 }

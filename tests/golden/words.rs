@@ -1,10 +1,13 @@
 //! The words of a trace: those of Raft and of the text protocol, as `kvorum wal dump` has them.
 
+use std::error::Error;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use kvorum::core::{NodeStatus, Record};
-use kvorum_protocol::{Command, Copies, LogIndex, Lsn, MemberList, Op, Read, Response, Role};
+use kvorum_protocol::{
+    Command, Copies, LogIndex, Lsn, MemberList, Op, Read, Response, Role, SessionSequence,
+};
 
 /// Bytes as a script writes them: `word`, or `x@1000` for a thousand times the letter x.
 #[derive(Clone)]
@@ -18,6 +21,19 @@ impl FromStr for Text {
             Some((word, times)) => Ok(Text(word.repeat(times.parse()?).into())),
             None => Ok(Text(text.into())),
         }
+    }
+}
+
+/// A write of a session: `3/1` is the first of session 3.
+#[derive(Clone, Copy)]
+pub struct Name(pub SessionSequence);
+
+impl FromStr for Name {
+    type Err = Box<dyn Error>;
+
+    fn from_str(text: &str) -> Result<Name, Self::Err> {
+        let (session, sequence) = text.split_once('/').ok_or("it is written session/sequence")?;
+        Ok(Name(SessionSequence { session: session.parse()?, sequence: sequence.parse()? }))
     }
 }
 
@@ -41,7 +57,15 @@ fn joined<T: Display>(items: impl Iterator<Item = T>) -> String {
 }
 
 pub fn command(command: &Command<'_>) -> String {
-    match command.op {
+    let session = command.session.map(|name| {
+        let SessionSequence { session, sequence } = name;
+        format!(" session={session} sequence={sequence}")
+    });
+    change(&command.op) + &session.unwrap_or_default()
+}
+
+fn change(op: &Op<'_>) -> String {
+    match *op {
         Op::Noop => "NOOP".to_owned(),
         Op::Set { key, value } => format!("SET {} {}", Shown(key), Shown(value)),
         Op::Delete { key } => format!("DELETE {}", Shown(key)),
@@ -52,6 +76,7 @@ pub fn command(command: &Command<'_>) -> String {
         Op::DeleteMany(keys) => {
             format!("DELETE_MANY {} {}", keys.len(), joined(keys.iter().map(Shown)))
         }
+        Op::OpenSession { window } => format!("OPEN_SESSION window={window}"),
         Op::Membership(bytes) => {
             let members = MemberList::decode(bytes).expect("the core made it");
             let words = members.members().iter().map(|member| match member.role {
@@ -135,11 +160,20 @@ fn leader(status: &NodeStatus) -> String {
 
 pub fn status(status: &NodeStatus) -> String {
     format!(
-        "{} applied={} last={} durable={} keys={}",
+        "{} applied={} last={} durable={} keys={}{}",
         standing(status),
         status.applied,
         status.last,
         status.durable,
         status.keys,
+        sessions(status),
     )
+}
+
+/// Most scripts have none.
+fn sessions(status: &NodeStatus) -> String {
+    match status.sessions {
+        0 => String::new(),
+        count => format!(" sessions={count}"),
+    }
 }

@@ -17,6 +17,7 @@ use crate::node::{Input, place_of};
 use crate::options::{ClientOptions, Options};
 use crate::queue::{MICROSECOND, Time};
 use crate::register::{self, Action, Call, Failure, StoreHistory, check_store};
+use crate::sessions::{ClientSession, Course, CourseNumber};
 use crate::trace;
 use crate::turn::is_not_applied;
 use crate::world::{Event, World};
@@ -49,17 +50,27 @@ impl From<&Response<'_>> for Told {
     }
 }
 
+/// What a request asks for.
+#[derive(Clone, Debug)]
+pub enum Wish {
+    /// Something of a key.
+    Key(Call),
+    /// A session with this window.
+    Session(u32),
+}
+
+/// One request. A write of a session is sent in as many as it takes.
 #[derive(Clone, Debug)]
 pub struct Op {
     client: u32,
-    pub call: Call,
+    pub wish: Wish,
     /// W or R, if the client says it.
     pub quorum: Option<Quorum>,
     /// Its place in the history of linearizable operations, if it belongs there.
     history: Option<OperationId>,
+    /// The write of a session that it sends.
+    course: Option<CourseNumber>,
     place: Place,
-    /// How long the value is at least.
-    value_bytes: usize,
     /// The connection that carries it: of one client, to one process.
     pub connection: u64,
     is_done: bool,
@@ -71,35 +82,34 @@ pub struct Op {
 }
 
 impl Op {
-    pub fn key_bytes(&self) -> Vec<u8> {
-        format!("k{}", self.call.key).into_bytes()
+    /// What it asks of a key; `None` if it asks for a session.
+    pub fn call(&self) -> Option<&Call> {
+        match &self.wish {
+            Wish::Key(call) => Some(call),
+            Wish::Session(_) => None,
+        }
     }
 
-    pub fn value_bytes(&self) -> Option<Vec<u8>> {
-        match self.call.action {
-            Action::Set(value) => {
-                Some(format!("{value:0bytes$}", bytes = self.value_bytes).into_bytes())
-            }
-            Action::Get | Action::Delete => None,
-        }
+    fn is_read(&self) -> bool {
+        self.call().is_some_and(|call| call.action == Action::Get)
     }
 
     /// Whether it has to be linearizable.
     pub fn is_strict(&self) -> bool {
         self.history.is_some()
     }
-
-    /// The write that this is, in a cluster of so many voters.
-    pub fn write(&self, voters: usize) -> Write {
-        let copies = self.quorum.unwrap_or(Quorum::Majority).size(voters);
-        let copies = copies.expect("clients ask for what there is");
-        Write { key: self.key_bytes(), value: self.value_bytes(), copies }
-    }
 }
 
-struct Client {
+/// The bytes that go over the wire.
+pub fn key_bytes(call: &Call) -> Vec<u8> {
+    format!("k{}", call.key).into_bytes()
+}
+
+pub struct Client {
     place: Place,
-    in_flight: usize,
+    pub in_flight: usize,
+    /// For those whose writes are in one.
+    pub session: Option<ClientSession>,
 }
 
 /// What a read with R = k told, and the last write that it had to see.
@@ -111,12 +121,16 @@ struct Seen {
 
 pub struct Clients {
     options: ClientOptions,
-    clients: Vec<Client>,
+    pub clients: Vec<Client>,
     ops: Vec<Op>,
-    history: StoreHistory,
+    /// The writes of sessions.
+    pub courses: Vec<Course>,
+    pub history: StoreHistory,
     /// Acknowledged writes on keys of the second kind, by key: version, operation, W.
     relaxed: Vec<Vec<(LogIndex, OpNumber, usize)>>,
     seen: Vec<Seen>,
+    /// How many values were set.
+    values: u64,
     /// Clients ask nothing of their own any more.
     pub are_quiet: bool,
     /// How many of the last operations are not answered.
@@ -128,15 +142,22 @@ impl Clients {
     pub fn new(options: &Options, chance: &mut Chance) -> Clients {
         let nodes = usize::from(options.members());
         let count = options.clients.count;
-        let clients =
-            (0..count).map(|_| Client { place: chance.below(nodes), in_flight: 0 }).collect();
+        let clients = (0..count).map(|_| {
+            let place = chance.below(nodes);
+            let has_session = chance.happens(options.sessions.share);
+            let session = has_session.then(|| ClientSession::new(options.sessions.window));
+            Client { place, in_flight: 0, session }
+        });
+        let clients = clients.collect();
         Clients {
             options: options.clients.clone(),
             clients,
             ops: Vec::new(),
+            courses: Vec::new(),
             history: StoreHistory::default(),
             relaxed: vec![Vec::new(); options.clients.keys as usize],
             seen: Vec::new(),
+            values: 0,
             are_quiet: false,
             fresh_open: 0,
             fresh_from: OpNumber::MAX,
@@ -145,6 +166,43 @@ impl Clients {
 
     pub fn op(&self, number: OpNumber) -> &Op {
         &self.ops[number as usize]
+    }
+
+    /// The write of a session that a request sends.
+    pub fn course(&self, op: &Op) -> Option<&Course> {
+        op.course.map(|number| &self.courses[number])
+    }
+
+    /// A call begins; its place in the history, if it belongs there.
+    pub fn note_call(&mut self, client: u32, call: &Call) -> Option<OperationId> {
+        let is_strict = call.key < self.options.keys;
+        is_strict.then(|| self.history.call(client, call.clone()))
+    }
+
+    /// What is to be stored, if anything is, as it goes over the wire.
+    pub fn value_bytes(&self, call: &Call) -> Option<Vec<u8>> {
+        let Action::Set(value) = call.action else { return None };
+        let digits = if value % 2 == 0 { self.options.large_bytes } else { 0 };
+        Some(format!("{value:0digits$}").into_bytes())
+    }
+
+    /// The write that a request is, if it is one, in a cluster of so many voters.
+    pub fn write(&self, op: &Op, voters: usize) -> Option<Write> {
+        let call = op.call().filter(|call| call.action != Action::Get)?;
+        let size = |quorum: Quorum| quorum.size(voters).expect("clients ask for what there is");
+        let copies = op.quorum.map_or(0, size);
+        let at_least = match op.quorum.is_none() || op.course.is_some() {
+            true => size(Quorum::Majority),
+            false => 0,
+        };
+        let copies = copies.max(at_least);
+        Some(Write { key: key_bytes(call), value: self.value_bytes(call), copies })
+    }
+
+    /// A value that nobody has set.
+    fn new_value(&mut self) -> u64 {
+        self.values += 1;
+        self.values
     }
 
     /// How long a request or an answer takes.
@@ -192,10 +250,14 @@ impl World {
             true => Action::Get,
             // Not on the second kind: an absent key tells no version.
             false if !is_relaxed && self.chance.happens(0.1) => Action::Delete,
-            false => Action::Set(self.clients.ops.len() as u64 + 1),
+            false => Action::Set(self.clients.new_value()),
         };
         let quorum = if is_relaxed { self.any_quorum() } else { self.strict_quorum() };
-        self.call(client, Call { key, action }, quorum);
+        let call = Call { key, action };
+        if !is_read && self.has_session(client) {
+            return self.begin_course(client, call, quorum);
+        }
+        self.call(client, call, quorum);
     }
 
     fn any_quorum(&mut self) -> Option<Quorum> {
@@ -216,46 +278,78 @@ impl World {
     }
 
     fn call(&mut self, client: u32, call: Call, quorum: Option<Quorum>) {
+        let history = self.clients.note_call(client, &call);
+        self.clients.clients[client as usize].in_flight += 1;
+        self.send_request(client, Wish::Key(call), quorum, history, None);
+    }
+
+    /// Asks for a session with this window.
+    pub fn open_session(&mut self, client: u32, window: u32) {
+        self.clients.clients[client as usize].in_flight += 1;
+        let quorum = self.any_quorum();
+        self.send_request(client, Wish::Session(window), quorum, None, None);
+    }
+
+    /// Sends a write of a session.
+    pub fn send_write(
+        &mut self,
+        client: u32,
+        call: Call,
+        quorum: Option<Quorum>,
+        number: CourseNumber,
+    ) {
+        let history = self.clients.courses[number].history;
+        self.send_request(client, Wish::Key(call), quorum, history, Some(number));
+    }
+
+    fn send_request(
+        &mut self,
+        client: u32,
+        wish: Wish,
+        quorum: Option<Quorum>,
+        history: Option<OperationId>,
+        course: Option<CourseNumber>,
+    ) {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
-        let is_strict = call.key < self.options.clients.keys;
-        let roams = self.chance.happens(match call.action {
-            Action::Get => self.options.clients.roaming_reads,
-            Action::Set(_) | Action::Delete => self.options.clients.roaming_writes,
-        });
-        let roams = roams && !self.clients.are_quiet;
+        let read = match &wish {
+            Wish::Key(call) if call.action == Action::Get => Some(call),
+            _ => None,
+        };
+        let options = &self.options.clients;
+        let roaming = if read.is_some() { options.roaming_reads } else { options.roaming_writes };
+        let roams = self.chance.happens(roaming) && !self.clients.are_quiet;
         let leader = self.clients.clients[client as usize].place;
         let place = if roams { self.chance.below(self.machines.len()) } else { leader };
         let r = quorum.unwrap_or(Quorum::Majority).size(voters).expect("asked for what there is");
-        let must_see = match call.action {
-            Action::Get if !is_strict => self.clients.must_see(call.key, r, voters),
-            _ => None,
-        };
+        let must_see = read.filter(|_| history.is_none());
+        let must_see = must_see.and_then(|read| self.clients.must_see(read.key, r, voters));
         let who = trace::Client(client);
+        let name = course.map(|course| self.clients.courses[course].name);
         self.trace.line(self.now, who, || {
-            format!("asks n{} {call} quorum={quorum:?} (request {number})", place + 1)
+            let what = match &wish {
+                Wish::Key(call) => call.to_string(),
+                Wish::Session(window) => format!("OPEN_SESSION {window}"),
+            };
+            let name = name.map_or(String::new(), |name| {
+                format!(" session={} sequence={}", name.session, name.sequence)
+            });
+            format!("asks n{} {what}{name} quorum={quorum:?} (request {number})", place + 1)
         });
-        let history = is_strict.then(|| self.clients.history.call(client, call.clone()));
         let life = self.machines[place].life;
         let connection = u64::from(client) << 40 | (place as u64) << 32 | u64::from(life);
-        let decided = self.checks.ledger().end();
-        let value_bytes = match number % 2 {
-            0 => self.options.clients.large_bytes,
-            _ => 0,
-        };
         self.clients.ops.push(Op {
             client,
-            call,
+            wish,
             quorum,
             history,
+            course,
             place,
-            value_bytes,
             connection,
             is_done: false,
-            decided,
+            decided: self.checks.ledger().end(),
             must_see,
         });
-        self.clients.clients[client as usize].in_flight += 1;
         let arrives = self.now + self.clients.delay(&mut self.chance);
         self.queue.schedule(arrives, Event::Request(number, life));
         if !self.clients.are_quiet {
@@ -286,20 +380,22 @@ impl World {
         let is_fresh = number >= self.clients.fresh_from;
         let Some(op) = self.finish_op(number) else { return };
         if let Told::Refused(refusal) = told {
-            if let (true, Some(id)) =
-                (op.call.action == Action::Get || is_not_applied(*refusal), op.history)
-            {
-                self.clients.history.not_applied(id);
-            }
             let somewhere = self.chance.below(self.machines.len());
-            let client = &mut self.clients.clients[op.client as usize];
-            client.place = match refusal {
+            self.clients.clients[op.client as usize].place = match refusal {
                 Refusal::NotLeader { leader } => place_of(*leader),
                 _ => somewhere,
             };
-            return;
+            let is_void = op.is_read() || is_not_applied(*refusal);
+            match (op.course, op.history) {
+                (None, Some(id)) if is_void => self.clients.history.not_applied(id),
+                _ => {}
+            }
+            return self.go_on(&op, Some(told));
         }
-        self.clients.fresh_open -= usize::from(is_fresh);
+        self.go_on(&op, Some(told));
+        let Some(call) = op.call() else { return };
+        // What clients go on to retry is never the last that they are asked for.
+        self.clients.fresh_open -= usize::from(is_fresh && op.course.is_none());
         if let Some(id) = op.history {
             self.clients.history.returned(id, answer(told));
             return;
@@ -308,16 +404,26 @@ impl World {
             Told::Written(version) | Told::Value(version, _) => Some(*version),
             _ => None,
         };
-        match (op.call.action, version, op.must_see) {
+        match (call.action, version, op.must_see) {
             (Action::Get, told, Some(must_see)) => {
                 self.clients.seen.push(Seen { read: number, told, must_see });
             }
             (Action::Set(_), Some(version), _) => {
-                let copies = op.write(usize::from(self.options.voters)).copies;
-                let key = op.call.key - self.options.clients.keys;
+                let write = self.clients.write(&op, usize::from(self.options.voters));
+                let copies = write.expect("a set is one").copies;
+                let key = call.key - self.options.clients.keys;
                 self.clients.relaxed[key as usize].push((version, number, copies));
             }
             _ => {}
+        }
+    }
+
+    /// What the end of a request means for the session that it is about.
+    fn go_on(&mut self, op: &Op, told: Option<&Told>) {
+        match (&op.wish, op.course) {
+            (Wish::Session(_), _) => self.session_opened(op.client, told),
+            (Wish::Key(_), Some(course)) => self.course_told(course, told),
+            (Wish::Key(_), None) => {}
         }
     }
 
@@ -325,6 +431,7 @@ impl World {
         let Some(op) = self.finish_op(number) else { return };
         let somewhere = self.chance.below(self.machines.len());
         self.clients.clients[op.client as usize].place = somewhere;
+        self.go_on(&op, None);
     }
 
     pub fn give_up(&mut self, number: OpNumber) {
@@ -337,7 +444,9 @@ impl World {
         if std::mem::replace(&mut op.is_done, true) {
             return None;
         }
-        self.clients.clients[op.client as usize].in_flight -= 1;
+        if op.course.is_none() {
+            self.clients.clients[op.client as usize].in_flight -= 1;
+        }
         Some(op.clone())
     }
 
@@ -350,7 +459,7 @@ impl World {
         for client in 0..self.options.clients.count {
             self.clients.clients[client as usize].place = leader;
             let key = client % self.options.clients.keys;
-            let value = self.clients.ops.len() as u64 + 1;
+            let value = self.clients.new_value();
             for action in [Action::Set(value), Action::Get] {
                 self.call(client, Call { key, action }, None);
                 self.clients.fresh_open += 1;
@@ -367,7 +476,8 @@ impl World {
         }
         let voters = usize::from(self.options.voters);
         for Seen { read, told, must_see: (version, write) } in &self.clients.seen {
-            let write = self.clients.op(*write).write(voters);
+            let write = self.clients.write(self.clients.op(*write), voters);
+            let write = write.expect("it was a write");
             let is_excused =
                 self.checks.promises.may_be_lost(*version, &write, self.checks.ledger());
             let has_seen = told.is_some_and(|told| told >= *version);

@@ -2,9 +2,7 @@
 //!
 //! Rules of safety alone would pass a cluster that does nothing.
 
-use std::collections::BTreeMap;
-
-use kvorum_protocol::{Op, Term};
+use kvorum_protocol::{LogIndex, Term};
 
 use crate::invariants::{Checked, ensure};
 use crate::life::Death;
@@ -164,31 +162,26 @@ impl World {
         Ok(self.tally)
     }
 
-    /// State machine safety: the state of every node is what the decided commands add up to.
+    /// State machine safety: the state of every node is what the decided commands add up to, and
+    /// each write of a session does so once.
     fn states_are_equal(&self) -> Checked {
-        let mut model = BTreeMap::new();
         let ledger = self.checks.ledger();
-        for (index, command) in ledger.batches().flat_map(|batch| batch.entries()) {
-            match command.op {
-                Op::Set { key, value } => {
-                    model.insert(key, (index, value));
-                }
-                Op::Delete { key } => {
-                    model.remove(key);
-                }
-                _ => {}
-            }
-        }
+        let (effects, end) = (ledger.effects(), ledger.end());
         for machine in &self.machines {
             let Some(process) = &machine.process else { continue };
-            let store = process.core.store();
-            let is_equal = store.len() == model.len()
-                && process.core.applied() == ledger.end()
-                && model.iter().all(|(key, held)| store.get(key) == Some(*held));
+            let (store, applied) = (process.core.store(), process.core.applied());
+            let is_held = |(key, (index, value)): &(&Vec<u8>, &(LogIndex, Vec<u8>))| {
+                store.get(key) == Some((*index, value.as_slice()))
+            };
+            let differs = effects.keys().iter().find(|item| !is_held(item));
+            let is_equal =
+                applied == end && store.len() == effects.keys().len() && differs.is_none();
             ensure(is_equal, "equal logs make equal states", || {
-                let differs = model.iter().find(|(key, held)| store.get(key) != Some(**held));
-                let (applied, end) = (process.core.applied(), ledger.end());
                 format!("n{}: {applied} of {end} applied; {differs:?}", machine.id)
+            })?;
+            let sessions = process.core.sessions();
+            ensure(effects.are_sessions(sessions), "equal logs make equal sessions", || {
+                format!("n{}: {:?}", machine.id, sessions.in_order())
             })?;
         }
         Ok(())

@@ -34,7 +34,8 @@ impl World {
             return Ok(());
         }
         let before = self.checks.sealed(place).clone();
-        let mut recovery = Recovery::new(self.chance.seed());
+        let mut recovery =
+            Recovery::with_session_bounds(self.chance.seed(), self.options.sessions.bounds);
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let disk = self.machines[place].disk.handle();

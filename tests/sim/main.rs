@@ -48,6 +48,7 @@ mod options;
 mod queue;
 mod runner;
 mod seeded_bugs;
+mod sessions;
 mod trace;
 mod turn;
 mod wire;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
+use crate::sessions::SessionOptions;
 
 /// A message that went astray arrives at the latest after so long.
 pub const STRAY_MAX: Time = 5 * SECOND;
@@ -24,6 +25,7 @@ pub struct Options {
     pub trouble: Time,
     pub segment_bytes: u64,
     pub clients: ClientOptions,
+    pub sessions: SessionOptions,
     pub network: NetworkOptions,
     pub disk: DiskOptions,
     pub faults: Faults,
@@ -121,6 +123,7 @@ impl Options {
             trouble: chance.between(30, 60) * SECOND,
             segment_bytes: chance.one_of(&[32 << 10, 64 << 10, 256 << 10]),
             clients: ClientOptions::draw(chance),
+            sessions: SessionOptions::draw(chance),
             network: NetworkOptions::draw(chance),
             disk: DiskOptions::draw(chance),
             faults: Faults::draw(chance),

@@ -8,7 +8,7 @@ use kvorum::core::{
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
-use crate::clients::{OpNumber, Told};
+use crate::clients::{OpNumber, Told, Wish, key_bytes};
 use crate::invariants::{Checked, ensure};
 use crate::network::Place;
 use crate::node::{Input, Process, place_of};
@@ -207,13 +207,12 @@ impl World {
         let timeout = self.options.quorum_timeout;
         let deadline = self.machines[place].clock.time_of(now.monotonic.after(timeout));
         let deadline = deadline.expect("timeouts are short");
-        let key = op.key_bytes();
-        let value = op.value_bytes();
-        let outcome = match op.call.action {
-            Action::Get => {
+        let outcome = match &op.wish {
+            Wish::Key(call) if call.action == Action::Get => {
                 let after = process.last_writes.get(&op.connection).copied();
                 let after = after.unwrap_or(LogIndex(0));
                 let asker = Asker { to, after, hash: None, options };
+                let key = key_bytes(call);
                 match process.core.read(now, &asker, &Read::Get(&key), &mut process.scratch) {
                     Ok(ReadOutcome::Ready(response)) => Served::Now(Told::from(&response)),
                     Ok(ReadOutcome::Waiting { .. }) => Served::Waits,
@@ -221,19 +220,18 @@ impl World {
                     Err(refusal) => Served::Now(Told::Refused(refusal)),
                 }
             }
-            Action::Set(_) | Action::Delete => {
+            Wish::Key(call) => {
+                let (key, value) = (key_bytes(call), self.clients.value_bytes(call));
                 let change = match &value {
                     Some(value) => Op::Set { key: &key, value },
                     None => Op::Delete { key: &key },
                 };
-                match process.core.write(now, to, &Command::new(change), &options) {
-                    WriteOutcome::Waiting(index) => {
-                        process.last_writes.insert(op.connection, index);
-                        Served::Waits
-                    }
-                    WriteOutcome::Later => Served::Later,
-                    WriteOutcome::Refused(refusal) => Served::Now(Told::Refused(refusal)),
-                }
+                let session = self.clients.course(&op).map(|course| course.name);
+                write(process, now, to, &Command { session, op: change }, &options)
+            }
+            Wish::Session(window) => {
+                let open = Command::new(Op::OpenSession { window: *window });
+                write(process, now, to, &open, &options)
             }
         };
         match outcome {
@@ -249,24 +247,42 @@ impl World {
     fn answer(&mut self, place: Place, number: OpNumber, told: Told) -> Checked {
         let voters = usize::from(self.options.voters);
         let op = self.clients.op(number);
-        let write = op.write(voters);
+        let write = self.clients.write(op, voters);
+        let course = self.clients.course(op);
+        let effects = self.checks.ledger().effects();
         let is_read = matches!(told, Told::Value(..) | Told::NotFound);
         if is_read && op.is_strict() {
             self.checks.has_applied(place, op.decided)?;
         }
-        match &told {
-            Told::Written(version) | Told::Deleted(version, _) => {
-                self.checks.acknowledges(place, &write, *version)?;
+        match (&told, course) {
+            (Told::Written(_) | Told::Deleted(..), Some(course)) => {
+                effects.is_told(course.name, &told)?;
             }
-            Told::Value(version, value) => {
-                self.checks.reads(place, &write.key, *version, value.as_bytes())?;
+            (Told::Refused(Refusal::SessionExpired), Some(course)) => {
+                effects.is_over(course.name)?;
             }
-            Told::NotFound => {}
-            Told::Refused(refusal) => {
-                if op.call.action != Action::Get && is_not_applied(*refusal) {
-                    self.checks.promises.refuses(&write)?;
-                }
+            (Told::Refused(Refusal::SequenceTooOld), Some(course)) => {
+                ensure(course.is_over, "a window holds what its client may send", || {
+                    format!("n{} has forgotten {:?}", place + 1, course.name)
+                })?;
             }
+            _ => {}
+        }
+        match (&told, &write) {
+            (Told::Written(version) | Told::Deleted(version, _), Some(write)) => {
+                self.checks.acknowledges(place, write, *version)?;
+            }
+            (Told::Value(version, value), _) => {
+                let key = key_bytes(op.call().expect("a read"));
+                self.checks.reads(place, &key, *version, value.as_bytes())?;
+            }
+            // A write of a session may be in the log nevertheless, by another sending.
+            (Told::Refused(refusal), Some(write))
+                if course.is_none() && is_not_applied(*refusal) =>
+            {
+                self.checks.promises.refuses(write)?;
+            }
+            _ => {}
         }
         self.tally.answers += 1;
         self.note_node(place, || format!("answers request {number}: {told:?}"));
@@ -287,6 +303,23 @@ impl World {
             })?;
         }
         Ok(())
+    }
+}
+
+fn write(
+    process: &mut Process,
+    now: &Now,
+    to: ReplyTo,
+    command: &Command<'_>,
+    options: &Options,
+) -> Served {
+    match process.core.write(now, to, command, options) {
+        WriteOutcome::Waiting(index) => {
+            process.last_writes.insert(to.connection, index);
+            Served::Waits
+        }
+        WriteOutcome::Later => Served::Later,
+        WriteOutcome::Refused(refusal) => Served::Now(Told::Refused(refusal)),
     }
 }
 

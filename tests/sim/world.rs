@@ -20,6 +20,7 @@ use crate::network::{Network, Place};
 use crate::node::{Input, Machine, id_of};
 use crate::options::Options;
 use crate::queue::{MICROSECOND, MILLISECOND, Queue, SECOND, Time};
+use crate::sessions::CourseNumber;
 use crate::trace::{self, Trace};
 
 /// More than any sound world has: beyond it something chatters without end.
@@ -75,6 +76,8 @@ pub enum Event {
     /// A client's connection broke under a request.
     Broken(OpNumber),
     GiveUp(OpNumber),
+    /// A client sends a write of its session again.
+    Resend(CourseNumber),
     LookForOverdue,
     /// All faults end.
     Heal,
@@ -137,7 +140,7 @@ impl World {
             machines,
             network: Network::new(nodes, options.network.clone()),
             clients: Clients::new(&options, &mut chance),
-            checks: Invariants::new(usize::from(options.voters), nodes),
+            checks: Invariants::new(usize::from(options.voters), nodes, options.sessions.bounds),
             trace,
             members: members(&options),
             ending: Ending::Trouble,
@@ -201,6 +204,7 @@ impl World {
             Event::Answer(op, told) => self.told(op, &told),
             Event::Broken(op) => self.broken(op),
             Event::GiveUp(op) => self.give_up(op),
+            Event::Resend(course) => self.send_course(course),
             Event::LookForOverdue => {
                 self.look_for_overdue()?;
                 self.queue.schedule(self.now + LOOK_INTERVAL, Event::LookForOverdue);

@@ -9,7 +9,7 @@ use crate::types::{LogIndex, NodeId, Quorum};
 
 /// What a request asks for. The writes are those of [`crate::command::opcode`].
 pub mod opcode {
-    pub use crate::command::opcode::{DELETE, DELETE_MANY, SET, SET_MANY};
+    pub use crate::command::opcode::{DELETE, DELETE_MANY, OPEN_SESSION, SET, SET_MANY};
 
     /// The value of a key.
     pub const GET: u8 = 0x01;
@@ -29,6 +29,8 @@ pub mod opcode {
     pub const QUORUM: u8 = 0x13;
     /// Hands leadership over.
     pub const TRANSFER: u8 = 0x14;
+    /// Who is in the cluster.
+    pub const MEMBERS: u8 = 0x15;
 }
 
 /// Set in the flags of a read when a `min_version` stands before the key.
@@ -117,7 +119,11 @@ fn decode_operation<'a>(
 ) -> Result<Request<'a>, DecodeError> {
     head.level = decode_level(level)?;
     match operation[0] {
-        opcode::SET | opcode::DELETE | opcode::SET_MANY | opcode::DELETE_MANY => {
+        opcode::SET
+        | opcode::DELETE
+        | opcode::SET_MANY
+        | opcode::DELETE_MANY
+        | opcode::OPEN_SESSION => {
             let command = Command::decode(operation)?;
             command.check(limits)?;
             Ok(Request::Write(command))
@@ -177,7 +183,8 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
         (opcode::PING, []) => Request::Ping,
         (opcode::STATUS, []) => Request::Status,
         (opcode::WHO_IS_LEADER, []) => Request::WhoIsLeader,
-        (opcode::PING | opcode::STATUS | opcode::WHO_IS_LEADER, _) => {
+        (opcode::MEMBERS, []) => Request::Members,
+        (opcode::PING | opcode::STATUS | opcode::WHO_IS_LEADER | opcode::MEMBERS, _) => {
             return Err(DecodeError::TrailingBytes);
         }
         (opcode::QUORUM, &[write, read]) => {
@@ -257,6 +264,7 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, request: &Request<'
         Request::WhoIsLeader => out.extend_from_slice(&[opcode::WHO_IS_LEADER, 0, 0, 0]),
         Request::Ping => out.extend_from_slice(&[opcode::PING, 0, 0, 0]),
         Request::Status => out.extend_from_slice(&[opcode::STATUS, 0, 0, 0]),
+        Request::Members => out.extend_from_slice(&[opcode::MEMBERS, 0, 0, 0]),
         Request::Quorum { write, read } => {
             let (write, read) = (encode_level(*write), encode_level(*read));
             out.extend_from_slice(&[opcode::QUORUM, 0, 0, 0, write, read]);
@@ -282,7 +290,9 @@ fn operation_len(request: &Request<'_>, min_version: LogIndex) -> usize {
             OPERATION_HEADER_BYTES + min_version + arguments
         }
         Request::Quorum { .. } | Request::Transfer { .. } => OPERATION_HEADER_BYTES + 2,
-        Request::WhoIsLeader | Request::Ping | Request::Status => OPERATION_HEADER_BYTES,
+        Request::WhoIsLeader | Request::Ping | Request::Status | Request::Members => {
+            OPERATION_HEADER_BYTES
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub mod kind {
     pub const LEADER: u8 = 6;
     /// The node's state in UTF-8.
     pub const STATUS: u8 = 7;
+    /// A [`MembersLine`](crate::MembersLine) in UTF-8.
+    pub const MEMBERS: u8 = 8;
 }
 
 const HEADER_BYTES: usize = 20;
@@ -79,6 +81,7 @@ pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'
             (status::OK, kind::LEADER, none, leader.unwrap_or_default().as_bytes())
         }
         Response::Status(line) => (status::OK, kind::STATUS, none, line.as_bytes()),
+        Response::Members(line) => (status::OK, kind::MEMBERS, none, line.as_bytes()),
         Response::NotLeader { leader } => (status::NOT_LEADER, kind::NONE, none, leader.as_bytes()),
         Response::Error { code, message } => (code as u8, kind::NONE, none, message.as_bytes()),
     };
@@ -154,6 +157,7 @@ fn decode_ok(kind: u8, version: LogIndex, body: &[u8]) -> Result<Response<'_>, D
         kind::LEADER if body.is_empty() => Response::Leader(None),
         kind::LEADER => Response::Leader(Some(utf8(body)?)),
         kind::STATUS => Response::Status(utf8(body)?),
+        kind::MEMBERS => Response::Members(utf8(body)?),
         _ => return Err(DecodeError::Invalid("kind")),
     })
 }

@@ -59,7 +59,7 @@ pub fn encode(out: &mut Vec<u8>, version: Version, shape: Shape, response: &Resp
         }
         Response::Leader(Some(address)) => reply.bulk(address.as_bytes()),
         Response::Leader(None) => reply.null(),
-        Response::Status(line) => reply.bulk(line.as_bytes()),
+        Response::Status(line) | Response::Members(line) => reply.bulk(line.as_bytes()),
         Response::NotLeader { .. } if shape.is_wait() => {
             reply.error(b"ERR WAIT cannot be used with replica instances.");
         }
@@ -169,7 +169,10 @@ impl Reply<'_> {
     #[cold]
     fn failure(&mut self, shape: Shape, code: ErrorCode, message: &str) {
         let word = match code {
-            ErrorCode::UnknownCommand | ErrorCode::BadRequest | ErrorCode::TooLarge => "ERR",
+            ErrorCode::UnknownCommand
+            | ErrorCode::BadRequest
+            | ErrorCode::TooLarge
+            | ErrorCode::SessionExpired => "ERR",
             ErrorCode::NoLeader | ErrorCode::Busy => "TRYAGAIN",
             ErrorCode::LeaderChanged if shape.is_wait() => {
                 return self.error(

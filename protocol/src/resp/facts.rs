@@ -172,6 +172,8 @@ pub enum Fsync {
 pub struct StatsFacts {
     /// Keys in the store.
     pub keys: u64,
+    /// Sessions of clients in the state.
+    pub sessions: u64,
     /// Bytes that the store and the buffers use.
     pub used_memory: u64,
     /// Bytes of the process in memory.

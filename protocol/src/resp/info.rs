@@ -92,7 +92,8 @@ fn stats(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
     write!(text, "expired_keys:0\r\n")?;
     write!(text, "evicted_keys:0\r\n")?;
     write!(text, "keyspace_hits:{}\r\n", stats.hits)?;
-    write!(text, "keyspace_misses:{}\r\n", stats.misses)
+    write!(text, "keyspace_misses:{}\r\n", stats.misses)?;
+    write!(text, "sessions:{}\r\n", stats.sessions)
 }
 
 fn replication(text: &mut String, facts: &Facts<'_>) -> fmt::Result {

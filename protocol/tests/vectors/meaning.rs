@@ -93,6 +93,7 @@ impl Meaning {
             sequence: self.number("sequence").expect("a session has a sequence"),
         });
         let (write, read) = (self.level("w"), self.level("r"));
+        let window = self.number("window").map(|window| window.try_into().unwrap());
         let to = self.number("to").map(|id| NodeId(id.try_into().unwrap()));
         let Meaning { tokens, scratch } = self;
         let (verb, arguments) = verb_and_arguments(tokens);
@@ -101,6 +102,7 @@ impl Meaning {
         match (verb, &keys[..]) {
             ("PING", []) => Request::Ping,
             ("STATUS", []) => Request::Status,
+            ("MEMBERS", []) => Request::Members,
             ("WHO_IS_LEADER", []) => Request::WhoIsLeader,
             ("TRANSFER", []) => Request::Transfer { to },
             ("QUORUM", []) => Request::Quorum { write, read },
@@ -108,6 +110,7 @@ impl Meaning {
             ("LENGTH", [key]) => Request::Read(Read::Length(key)),
             ("DELETE", [key]) => write_of(Op::Delete { key }),
             ("SET", [key, value]) => write_of(Op::Set { key, value }),
+            ("OPEN_SESSION", []) => write_of(Op::OpenSession { window: window.expect("a window") }),
             ("SET_MANY", _) => write_of(Op::SetMany(pair_list(&keys, scratch))),
             ("DELETE_MANY", _) => write_of(Op::DeleteMany(key_list(&keys, scratch))),
             ("GET_MANY", _) => Request::Read(Read::GetMany(key_list(&keys, scratch))),
@@ -132,6 +135,7 @@ impl Meaning {
             ("Leader", [Token::Bytes(leader)]) => Response::Leader(Some(utf8(leader))),
             ("Leader", [Token::Word(none)]) if none == "none" => Response::Leader(None),
             ("Status", [Token::Bytes(line)]) => Response::Status(utf8(line)),
+            ("Members", [Token::Bytes(line)]) => Response::Members(utf8(line)),
             ("NotLeader", [Token::Bytes(leader)]) => Response::NotLeader { leader: utf8(leader) },
             ("Error", [Token::Word(code), Token::Bytes(message)]) => {
                 Response::Error { code: error_code(code), message: utf8(message) }

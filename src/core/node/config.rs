@@ -22,7 +22,7 @@ pub struct NodeConfig {
     pub read_quorum: Quorum,
     /// How long a request may wait for W or R unless it says its own.
     pub quorum_timeout: Duration,
-    /// Bytes of keys, values and table beyond which writes are refused.
+    /// Bytes of keys, values, table and sessions beyond which writes are refused.
     pub memory_max: Option<u64>,
     /// How often a leader shows that it is alive.
     pub heartbeat: Duration,
@@ -152,7 +152,9 @@ pub struct NodeStatus {
     pub durable: LogIndex,
     /// How many keys there are.
     pub keys: usize,
-    /// Bytes of keys, values and table.
+    /// How many sessions there are.
+    pub sessions: usize,
+    /// Bytes of keys, values, table and sessions.
     pub memory_bytes: usize,
     /// GETs that found their key, and that did not.
     pub reads_found: u64,

@@ -18,16 +18,19 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use self::leading::Leading;
-use super::apply::{Applied, apply, for_each_entry};
+use super::apply::{apply, for_each_entry};
 use super::asks::Asks;
 use super::following::Following;
 use super::log::Log;
+use super::outcome::Outcome;
 use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 use super::pending::PendingReads;
 use super::quorum::majority;
 use super::raft::{Raft, Role};
 use super::recovery::Recovery;
 use super::room::{NextSegment, RECORD_OVERHEAD_BYTES, Room};
+use super::sessions::Sessions;
+use super::state::State;
 use super::store::Store;
 use super::time::{Instant, Now};
 use super::waits::Waits;
@@ -72,7 +75,7 @@ pub struct Node {
     rng: SmallRng,
     raft: Raft,
     log: Log,
-    store: Store,
+    state: State,
     /// What a leader knows and nobody else; `Some` exactly in that role.
     leading: Option<Box<Leading>>,
     /// What everybody else knows of the leader.
@@ -141,7 +144,7 @@ impl Node {
             writes: PendingWrites::new(majority(voters.len())),
             raft: Raft::new(config.id, voters, recovery.term, recovery.voted_for),
             log: Log::new(recovery.log, kept_bytes_max),
-            store: recovery.store,
+            state: recovery.state,
             leading: None,
             following: Following::default(),
             reads: PendingReads::default(),
@@ -185,6 +188,21 @@ impl Node {
     #[cfg(feature = "seeded-bugs")]
     pub fn seed_bug(&mut self, bug: super::seeded::Bug) {
         self.seeded_bug = Some(bug);
+        self.state.bug = Some(bug);
+        if has_bug!(self, SessionsLostAtRestart) {
+            self.state.sessions.forget_all();
+        }
+    }
+
+    /// Only for the bug of a table that others than the leader do not keep.
+    #[cfg(feature = "seeded-bugs")]
+    fn forget_outcome(&mut self, command: &Command<'_>) {
+        if let Some(name) = command.session
+            && has_bug!(self, SessionsOnlyAtLeader)
+            && !self.raft.is_leader()
+        {
+            self.state.sessions.forget(name);
+        }
     }
 
     // Events
@@ -319,17 +337,19 @@ impl Node {
                 return true;
             }
             let Some((batch, offset)) = self.log.next_to_apply() else { return false };
-            let index = self.log.applied().next();
+            let (index, time) = (self.log.applied().next(), batch.header().log_time);
             let flow = for_each_entry(
                 batch.bytes(),
                 offset,
                 index,
                 self,
-                |this| &this.store,
+                |this| &this.state.store,
                 |this, entry| {
-                    let applied = apply(&mut this.store, entry);
+                    let outcome = apply(&mut this.state, time, entry);
+                    #[cfg(feature = "seeded-bugs")]
+                    this.forget_outcome(&entry.command);
                     this.log.mark_applied(entry.index, entry.end);
-                    this.answer_write(entry.index, applied, out);
+                    this.answer_write(entry.index, outcome, out);
                     let read_waits = this.reads.first_index() == Some(entry.index);
                     if (read_waits && this.answer_reads(out)) || entry.index == this.log.committed()
                     {
@@ -345,12 +365,8 @@ impl Node {
     }
 
     #[inline]
-    fn answer_write(&mut self, version: LogIndex, applied: Applied, out: &mut Output) {
-        let answer = || match applied {
-            Applied::Written | Applied::Nothing => Answer::Written { version },
-            Applied::Deleted(count) => Answer::Deleted { version, count },
-        };
-        if let Some((to, answer)) = self.writes.applied(version, answer) {
+    fn answer_write(&mut self, index: LogIndex, outcome: Outcome, out: &mut Output) {
+        if let Some((to, answer)) = self.writes.applied(index, || outcome.answer()) {
             out.replies.push(Reply { to, answer });
         }
     }
@@ -380,11 +396,17 @@ impl Node {
         !self.records.is_empty() || self.log.open_bytes() > 0
     }
 
-    /// The state, for prefetching and for counting its keys.
+    /// The keys of the state, for prefetching and for counting them.
     #[inline]
     #[must_use]
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.state.store
+    }
+
+    /// The sessions of the state.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.state.sessions
     }
 
     /// Whether the node leads, and its state is that of the log it found.
@@ -461,8 +483,9 @@ impl Node {
             applied: self.log.applied(),
             last: self.log.end().index,
             durable: self.log.durable(),
-            keys: self.store.len(),
-            memory_bytes: self.store.bytes(),
+            keys: self.state.store.len(),
+            sessions: self.state.sessions.len(),
+            memory_bytes: self.state.bytes(),
             reads_found: self.reads_found,
             reads_missed: self.reads_missed,
         }

@@ -65,14 +65,14 @@ impl Node {
             return self.wait_for(after, asker, read, now.monotonic.after(timeout), None);
         }
         if let Read::Get(key) = read {
-            let hash = asker.hash.unwrap_or_else(|| self.store.hash(key));
-            let found = self.store.get_hashed(hash, key);
+            let hash = asker.hash.unwrap_or_else(|| self.state.store.hash(key));
+            let found = self.state.store.get_hashed(hash, key);
             self.reads_found += u64::from(found.is_some());
             self.reads_missed += u64::from(found.is_none());
             return Ok(ReadOutcome::Ready(value_response(found)));
         }
         scratch.clear();
-        look_up(&self.store, read, scratch).map(ReadOutcome::Ready)
+        look_up(&self.state.store, read, scratch).map(ReadOutcome::Ready)
     }
 
     fn wait_for(
@@ -87,7 +87,7 @@ impl Node {
             return Ok(ReadOutcome::Later);
         }
         let read = PendingRead { to: asker.to, read: OwnedRead::new(read), condition, deadline };
-        let value_bytes = value_bytes(&self.store, &read.read.borrow());
+        let value_bytes = value_bytes(&self.state.store, &read.read.borrow());
         self.reads.push(after, read);
         Ok(ReadOutcome::Waiting { value_bytes })
     }
@@ -113,7 +113,7 @@ impl Node {
         }
         let leading = self.leading.as_mut().expect("a leader leads");
         let before = leading.rounds.value_bytes();
-        let store = &self.store;
+        let store = &self.state.store;
         let answer =
             leading.rounds.hold(condition, asker.to, deadline, |values| match (read, asker.hash) {
                 (Read::Get(key), Some(hash)) => get_into(store, hash, key, values),
@@ -151,7 +151,7 @@ impl Node {
             return Ok(ReadOutcome::Later);
         }
         self.asks.push(kind, asker.to, read, (asker.after, deadline));
-        Ok(ReadOutcome::Waiting { value_bytes: value_bytes(&self.store, read) })
+        Ok(ReadOutcome::Waiting { value_bytes: value_bytes(&self.state.store, read) })
     }
 
     /// Whether a read that waits for `after` is one too many, so that [`read`](Node::read) would
@@ -229,7 +229,7 @@ impl Node {
     /// Answers the reads that have waited for the applied index; true when `out` is full first.
     pub(super) fn answer_reads(&mut self, out: &mut Output) -> bool {
         while let Some(waiting) = self.reads.take(self.log.applied()) {
-            let (store, read) = (&self.store, waiting.read.borrow());
+            let (store, read) = (&self.state.store, waiting.read.borrow());
             if let Some(condition) = waiting.condition
                 && !self.is_confirmed(condition)
             {

@@ -66,15 +66,18 @@ impl Node {
         if !self.raft.is_leader() {
             return Err(self.refuse_to_lead(command));
         }
-        let voters = self.quorum_size(options.quorum.unwrap_or(self.config.write_quorum))?;
+        let mut voters = self.quorum_size(options.quorum.unwrap_or(self.config.write_quorum))?;
+        // An answer before the commit could turn out wrong: a write that is lost with its leader,
+        // and sent again, is applied later; and the name of a lost session goes to another.
+        let is_kept = command.session.is_some() || matches!(command.op, Op::OpenSession { .. });
+        if is_kept && !has_bug!(self, SessionAnswersBeforeCommit) {
+            voters = voters.max(majority(self.raft.voters().len()));
+        }
         let bytes = command.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
         }
-        if command.session.is_some() {
-            return Err(Refusal::NoSessions);
-        }
-        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_));
+        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_) | Op::OpenSession { .. });
         if grows && self.config.memory_max.is_some_and(|max| self.memory_with(bytes) > max) {
             return Err(Refusal::MemoryLimit);
         }
@@ -98,7 +101,7 @@ impl Node {
     /// What the state would hold if all that is admitted, and `bytes` more, were new to it.
     fn memory_with(&self, bytes: usize) -> u64 {
         let log_bytes = self.log.undecided_bytes().max(self.log.staged_bytes());
-        (self.store.bytes() + log_bytes + self.log.open_bytes() + bytes) as u64
+        (self.state.bytes() + log_bytes + self.log.open_bytes() + bytes) as u64
     }
 
     /// Answers the writes whose W is not a majority.
@@ -109,7 +112,7 @@ impl Node {
         let held: Vec<_> =
             (1..=self.raft.voters().len()).map(|voters| self.held_by(voters)).collect();
         let leading = self.leading.as_mut().expect("a leader answers writes");
-        let (log, store) = (&self.log, &self.store);
+        let (log, store) = (&self.log, &self.state.store);
         while let Some((to, answer)) = self.writes.take_other(
             |voters| held[voters - 1],
             |index| leading.foretold.answer(log, store, index),

@@ -2,8 +2,8 @@
 #![no_main]
 
 use kvorum_fuzz::{bounded, check_beginnings, decoder_bytes, put_checksums};
-use kvorum_protocol::Response;
 use kvorum_protocol::binary::{decode_response, encode_response};
+use kvorum_protocol::{MembersLine, Response};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -29,9 +29,19 @@ fn check_stream(mut rest: &[u8]) {
         if let Response::Values(values) = &frame.response {
             assert_eq!(values.iter().count(), values.len());
         }
+        if let Response::Members(line) = &frame.response {
+            check_members(line);
+        }
         let mut again = Vec::new();
         encode_response(&mut again, frame.id, &frame.response);
         assert_eq!(decode_response(&again), Ok(Some((frame, again.len()))));
         rest = &rest[length..];
+    }
+}
+
+/// What the line says survives being printed.
+fn check_members(line: &str) {
+    if let Ok(members) = MembersLine::parse(line) {
+        assert_eq!(MembersLine::parse(&members.to_string()), Ok(members));
     }
 }

@@ -3,16 +3,18 @@
 
 use std::ops::Range;
 
+use kvorum::core::SessionBounds;
 use kvorum_protocol::{Batch, BatchHeader, Command, LogIndex, Term};
 
+use super::effects::Effects;
 use super::{Checked, ensure};
 use crate::image::LogImage;
 use crate::network::Place;
 
 /// Every batch that anybody ever knew to be decided, in order.
-#[derive(Default)]
 pub struct Ledger {
     decided: Vec<Decided>,
+    effects: Effects,
 }
 
 struct Decided {
@@ -22,6 +24,10 @@ struct Decided {
 }
 
 impl Ledger {
+    pub fn new(sessions: SessionBounds) -> Ledger {
+        Ledger { decided: Vec::new(), effects: Effects::new(sessions) }
+    }
+
     /// A node in this term knows that the entries behind the start of the range, up to its end, are
     /// decided. What it holds there is what was decided before; or else it is the first to know,
     /// and a majority of the voters holds it durably.
@@ -44,6 +50,7 @@ impl Ledger {
                 }
                 None => {
                     is_on_a_majority(place, header, voters)?;
+                    self.effects.decided(batch);
                     self.decided.push(Decided { batch: batch.clone(), in_term: term });
                 }
             }
@@ -98,9 +105,9 @@ impl Ledger {
         batch.entries().find(|(at, _)| *at == index).map(|(_, command)| command)
     }
 
-    /// All decided batches.
-    pub fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.decided.iter().map(|decided| &decided.batch)
+    /// What all of them have done.
+    pub fn effects(&self) -> &Effects {
+        &self.effects
     }
 
     /// Index of the last decided entry.

@@ -5,6 +5,7 @@
 
 mod commits;
 mod counting;
+mod effects;
 mod elections;
 mod matching;
 mod messages;
@@ -12,7 +13,7 @@ mod monotonic;
 mod promises;
 
 use kvorum::core::raft::Role;
-use kvorum::core::{Fetch, MemberProgress, NodeStatus, Record};
+use kvorum::core::{Fetch, MemberProgress, NodeStatus, Record, SessionBounds};
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, Lsn, Op, Term};
 
@@ -56,7 +57,7 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    pub fn new(voters: usize, nodes: usize) -> Invariants {
+    pub fn new(voters: usize, nodes: usize, sessions: SessionBounds) -> Invariants {
         Invariants {
             voters,
             sealed: vec![LogImage::default(); nodes],
@@ -66,7 +67,7 @@ impl Invariants {
             counting: counting::Counting::default(),
             monotonic: vec![monotonic::Life::default(); nodes],
             decided: vec![LogIndex(0); nodes],
-            ledger: Ledger::default(),
+            ledger: Ledger::new(sessions),
             promises: Promises::default(),
         }
     }
@@ -198,7 +199,8 @@ impl Invariants {
     /// A node answers a read with a value.
     pub fn reads(&self, place: Place, key: &[u8], version: LogIndex, value: &[u8]) -> Checked {
         let found = self.ledger.command_at(version).map(|command| command.op);
-        let is_decided = found == Some(Op::Set { key, value });
+        let is_decided =
+            found == Some(Op::Set { key, value }) && self.ledger.effects().took_effect(version);
         ensure(is_decided, "only what is decided is read", || {
             format!("n{} reads version {version}, which is {found:?}", place + 1)
         })

@@ -1,0 +1,262 @@
+//! The table of client sessions: for every session the outcomes of its last writes, so that a
+//! write which is sent again is answered instead of applied (Ongaro, "Consensus: bridging theory
+//! and practice", section 6.3).
+//!
+//! It is a part of the replicated state. What it decides (who is over, whose turn it is to make
+//! room, which sequences are too old) follows from the entries alone: time is the log's, and use is
+//! an entry's index. So all nodes that have applied as much say the same, whenever they started.
+//!
+//! ```text
+//! one session, window 8            first                    highest sequence seen
+//!                                    v                        v
+//!   sequences   ... 11  12  13  14 | 15  16  17  18  19  20  21 |
+//!               too old              ok   ?  ok  ok   ?   ?  ok   ? has not come, and may
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
+use std::collections::vec_deque::VecDeque;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use kvorum_protocol::limits::{SESSION_IDLE_MAX_MS, SESSION_SLOTS_MAX, SESSIONS_MAX};
+use kvorum_protocol::{LogIndex, LogTimeMs, SessionSequence};
+
+use super::outcome::{Applied, Outcome};
+
+/// How much is remembered. The same on all nodes of a cluster, or their states would differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionBounds {
+    /// The most sessions.
+    pub sessions: usize,
+    /// The most that their windows may be together.
+    pub slots: usize,
+    /// A session that was not used for longer is over; milliseconds of log time.
+    pub idle_ms: u64,
+}
+
+impl Default for SessionBounds {
+    fn default() -> SessionBounds {
+        SessionBounds {
+            sessions: SESSIONS_MAX,
+            slots: SESSION_SLOTS_MAX,
+            idle_ms: SESSION_IDLE_MAX_MS,
+        }
+    }
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// How many outcomes it keeps.
+    pub window: u32,
+    /// The last entry that used it: its own at first.
+    pub last_used: LogIndex,
+    /// Log time of that entry.
+    pub last_time: LogTimeMs,
+    /// The lowest sequence that is not too old; 1 at first.
+    pub first: u64,
+    /// The outcomes from `first` on, up to the highest sequence seen; `None` where none has come.
+    /// At most `window`, and room for no more.
+    pub outcomes: VecDeque<Option<Outcome>>,
+}
+
+impl Session {
+    fn new(window: u32, index: LogIndex, time: LogTimeMs) -> Session {
+        let (last_used, last_time) = (index, time);
+        Session { window, last_used, last_time, first: 1, outcomes: VecDeque::new() }
+    }
+
+    /// Where the outcome of a sequence stands, after the window has moved up to it if need be;
+    /// `None` when the window has left it behind.
+    fn place(&mut self, sequence: u64) -> Option<usize> {
+        let ahead = sequence.checked_sub(self.first)?;
+        let moves = ahead.saturating_sub(u64::from(self.window) - 1);
+        if moves > 0 {
+            let forgotten = usize::try_from(moves).unwrap_or(usize::MAX).min(self.outcomes.len());
+            self.outcomes.drain(..forgotten);
+            self.first += moves;
+        }
+        let place = usize::try_from(ahead - moves).expect("within a window");
+        if place >= self.outcomes.len() {
+            self.grow(place + 1);
+        }
+        Some(place)
+    }
+
+    fn grow(&mut self, len: usize) {
+        const FIRST_CAPACITY: usize = 4;
+        let capacity = self.outcomes.capacity();
+        if len > capacity {
+            let window = self.window as usize;
+            let wanted = len.max(2 * capacity).max(FIRST_CAPACITY).min(window);
+            self.outcomes.reserve_exact(wanted - self.outcomes.len());
+        }
+        self.outcomes.resize(len, None);
+    }
+}
+
+/// When a session was used, as far as the queue of all has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    index: LogIndex,
+    time: LogTimeMs,
+    session: LogIndex,
+}
+
+/// All sessions of a cluster.
+pub struct Sessions {
+    bounds: SessionBounds,
+    /// By the index of the entry that opened each.
+    sessions: HashMap<LogIndex, Session, FixedState>,
+    /// Who was longest without use. A write does not touch it: what it says of a session may be
+    /// long ago, and is brought up to date when the session comes to its front. At least one entry
+    /// for each session.
+    by_use: BinaryHeap<Reverse<Use>>,
+    /// Sum of all windows.
+    slots: usize,
+    /// How many outcomes there is room for.
+    room: usize,
+}
+
+impl Sessions {
+    /// No session.
+    #[must_use]
+    pub fn new(bounds: SessionBounds) -> Sessions {
+        Sessions {
+            bounds,
+            // The cluster chooses the keys, not its clients.
+            sessions: HashMap::with_hasher(FixedState::default()),
+            by_use: BinaryHeap::new(),
+            slots: 0,
+            room: 0,
+        }
+    }
+
+    /// How many there are. Some may have been unused for too long already.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Bytes asked of the allocator.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.sessions.allocation_size()
+            + self.by_use.capacity() * size_of::<Use>()
+            + self.room * size_of::<Option<Outcome>>()
+    }
+
+    /// The entry at `index` opens a session of that name. Others end if they were unused for too
+    /// long, or to make room.
+    pub fn open(&mut self, index: LogIndex, time: LogTimeMs, window: u32) {
+        self.make_room(time, window as usize);
+        self.load(index, Session::new(window, index, time));
+    }
+
+    /// Takes over a session as it was in another table.
+    pub fn load(&mut self, id: LogIndex, session: Session) {
+        self.slots += session.window as usize;
+        self.room += session.outcomes.capacity();
+        let (index, time) = (session.last_used, session.last_time);
+        self.by_use.push(Reverse(Use { index, time, session: id }));
+        let before = self.sessions.insert(id, session);
+        assert!(before.is_none(), "session {id} was there");
+    }
+
+    /// All sessions with their names, in the order in which they were opened.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<(LogIndex, &Session)> {
+        let mut all: Vec<_> = self.sessions.iter().map(|(id, session)| (*id, session)).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// Where the outcome of a write belongs that the entry at `index` brings: it is there if the
+    /// write came before, and then it is to be answered. Otherwise the write is to be applied, and
+    /// its outcome noted here.
+    ///
+    /// # Errors
+    /// What the write does instead, which is nothing, when its session or its sequence is over.
+    #[inline]
+    pub fn outcome_of(
+        &mut self,
+        name: SessionSequence,
+        index: LogIndex,
+        time: LogTimeMs,
+    ) -> Result<&mut Option<Outcome>, Applied> {
+        let Entry::Occupied(entry) = self.sessions.entry(LogIndex(name.session)) else {
+            return Err(Applied::SessionExpired);
+        };
+        if self.bounds.are_over(entry.get().last_time, time) {
+            let session = entry.remove();
+            self.slots -= session.window as usize;
+            self.room -= session.outcomes.capacity();
+            return Err(Applied::SessionExpired);
+        }
+        let session = entry.into_mut();
+        let room = session.outcomes.capacity();
+        let place = session.place(name.sequence).ok_or(Applied::SequenceTooOld)?;
+        self.room += session.outcomes.capacity() - room;
+        (session.last_used, session.last_time) = (index, time);
+        Ok(&mut session.outcomes[place])
+    }
+
+    /// Forgets every session.
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn forget_all(&mut self) {
+        *self = Sessions::new(self.bounds);
+    }
+
+    /// Forgets that a write was applied.
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn forget(&mut self, name: SessionSequence) {
+        let Some(session) = self.sessions.get_mut(&LogIndex(name.session)) else { return };
+        if let Some(place) = session.place(name.sequence) {
+            session.outcomes[place] = None;
+        }
+    }
+
+    /// Ends the sessions that were unused for too long at `time`, and as many more as it takes for
+    /// a new one with this window.
+    fn make_room(&mut self, time: LogTimeMs, window: usize) {
+        while let Some(mut front) = self.by_use.peek_mut() {
+            let Reverse(told) = *front;
+            let is_full = self.sessions.len() >= self.bounds.sessions
+                || self.slots + window > self.bounds.slots;
+            if !is_full && !self.bounds.are_over(told.time, time) {
+                return;
+            }
+            let Entry::Occupied(entry) = self.sessions.entry(told.session) else {
+                PeekMut::pop(front);
+                continue;
+            };
+            let (index, time) = (entry.get().last_used, entry.get().last_time);
+            if index > told.index {
+                *front = Reverse(Use { index, time, session: told.session });
+                continue;
+            }
+            PeekMut::pop(front);
+            let session = entry.remove();
+            self.slots -= session.window as usize;
+            self.room -= session.outcomes.capacity();
+        }
+    }
+}
+
+impl SessionBounds {
+    /// Whether what was used last at one log time is over at another.
+    fn are_over(&self, last: LogTimeMs, now: LogTimeMs) -> bool {
+        now.0.saturating_sub(last.0) > self.idle_ms
+    }
+}
+
+#[cfg(test)]
+mod tests;
