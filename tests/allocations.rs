@@ -3,8 +3,9 @@
 //! asserted: nothing for a GET, nothing for a SET that overwrites a value of the same length, one
 //! item for any other SET. Batches cost two allocations each, however many requests they hold.
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::collections::VecDeque;
 
 use kvorum::core::{
@@ -15,48 +16,9 @@ use kvorum_protocol::binary::{RequestHead, decode_request, encode_request, encod
 use kvorum_protocol::resp::{
     Action, Args, Decoded, Decoder, Session, Shape, Version, dispatch, encode,
 };
-use kvorum_protocol::{Command, Limits, LogIndex, Lsn, MemberList, NodeId, Op, Read, Request};
-
-/// The allocator of the server, and a count for each thread.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count_one() {
-    ALLOCATIONS.with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call goes to `MiMalloc` as it came, which keeps the contract; counting touches a
-// constant-initialised thread-local without a destructor, so it neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { mimalloc::MiMalloc.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use kvorum_protocol::{
+    Command, Limits, LogIndex, Lsn, MemberList, NodeId, Op, Read, Request, SessionSequence,
+};
 
 const KEYS: u32 = 1000;
 const REQUESTS_PER_TURN: u32 = 100;
@@ -208,6 +170,8 @@ enum Work {
     Get,
     /// A value of so many bytes.
     Set(usize),
+    /// The same in a session, with a sequence of its own.
+    SetInSession(usize, u64),
 }
 
 fn key(number: u32) -> [u8; 16] {
@@ -224,14 +188,18 @@ fn requests(protocol: Protocol, work: Work, turn: u32, keys: u32) -> Vec<u8> {
         let key = key(id % keys);
         let value = match work {
             Work::Get => Vec::new(),
-            Work::Set(bytes) => vec![b'v'; bytes],
+            Work::Set(bytes) | Work::SetInSession(bytes, _) => vec![b'v'; bytes],
         };
         match protocol {
             Protocol::Binary => {
+                let set = Op::Set { key: &key, value: &value };
                 let request = match work {
                     Work::Get => Request::Read(Read::Get(&key)),
-                    Work::Set(_) => {
-                        Request::Write(Command::new(Op::Set { key: &key, value: &value }))
+                    Work::Set(_) => Request::Write(Command::new(set)),
+                    Work::SetInSession(_, session) => {
+                        let sequence = u64::from(id) + 1;
+                        let name = SessionSequence { session, sequence };
+                        Request::Write(Command { session: Some(name), op: set })
                     }
                 };
                 let head = RequestHead { id, ..RequestHead::default() };
@@ -241,6 +209,7 @@ fn requests(protocol: Protocol, work: Work, turn: u32, keys: u32) -> Vec<u8> {
                 let words: &[&[u8]] = match work {
                     Work::Get => &[b"GET", &key],
                     Work::Set(_) => &[b"SET", &key, &value],
+                    Work::SetInSession(..) => panic!("RESP has no sessions"),
                 };
                 input.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
                 for word in words {
@@ -256,21 +225,29 @@ fn requests(protocol: Protocol, work: Work, turn: u32, keys: u32) -> Vec<u8> {
 
 /// How many allocations the turns of such work take, over `keys` keys that are there already.
 fn allocations(protocol: Protocol, keys: u32, work: impl Fn(u32) -> Work) -> u64 {
-    let mut heart = Heart::new();
+    allocations_of(&mut Heart::new(), protocol, keys, work)
+}
+
+fn allocations_of(
+    heart: &mut Heart,
+    protocol: Protocol,
+    keys: u32,
+    work: impl Fn(u32) -> Work,
+) -> u64 {
     for turn in 0..KEYS / REQUESTS_PER_TURN {
         heart.binary_turn(&requests(Protocol::Binary, Work::Set(100), turn, KEYS));
     }
     let mut measured = 0;
     for turn in 0..WARM_UP_TURNS + TURNS {
         let input = requests(protocol, work(turn), turn, keys);
-        let before = ALLOCATIONS.get();
+        let before = counting::allocations();
         match protocol {
             Protocol::Binary => heart.binary_turn(&input),
             Protocol::Resp => heart.resp_turn(&input),
         }
         assert!(!heart.replies.is_empty());
         if turn >= WARM_UP_TURNS {
-            measured += ALLOCATIONS.get() - before;
+            measured += counting::allocations() - before;
         }
     }
     measured
@@ -291,6 +268,20 @@ fn a_set_of_the_same_length_allocates_nothing_but_its_share_of_a_batch() {
         let counted = allocations(protocol, KEYS, |_| Work::Set(100));
         assert!(counted <= PER_BATCH_MAX * u64::from(TURNS), "{counted} in {REQUESTS} SETs");
     }
+}
+
+/// Its outcome goes where that of an older one was, once the window is full.
+#[test]
+fn a_set_in_a_session_allocates_no_more() {
+    let mut heart = Heart::new();
+    let window = 8 * REQUESTS_PER_TURN;
+    let to = ReplyTo { connection: 1, tag: 0 };
+    heart.write(to, &Command::new(Op::OpenSession { window }));
+    let session = heart.last_write.0;
+    let work = |_| Work::SetInSession(100, session);
+    let counted = allocations_of(&mut heart, Protocol::Binary, KEYS, work);
+    assert!(counted <= PER_BATCH_MAX * u64::from(TURNS), "{counted} in {REQUESTS} SETs");
+    assert_eq!(heart.node.sessions().in_order()[0].1.outcomes.len(), window as usize);
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use support::child::{Ends as _, Watchdog};
 use support::server::{Server, kvorum};
 
 fn run(arguments: &[&str]) -> Output {
-    kvorum().args(arguments).output().expect("the binary can be run")
+    kvorum().args(arguments).output_in_time().expect("the binary can be run")
 }
 
 #[track_caller]
@@ -57,9 +58,9 @@ fn wrong_usage_and_configuration_exit_with_2() {
     ] {
         refuses(&run(arguments), 2, expected);
     }
-    let output = kvorum().env("KVORUM_LISSEN", "a:1").output().unwrap();
+    let output = kvorum().env("KVORUM_LISSEN", "a:1").output_in_time().unwrap();
     refuses(&output, 2, "KVORUM_LISSEN is not a setting: is it KVORUM_LISTEN?");
-    let output = kvorum().env("KVORUM_CONNECTIONS_MAX", "none").output().unwrap();
+    let output = kvorum().env("KVORUM_CONNECTIONS_MAX", "none").output_in_time().unwrap();
     refuses(&output, 2, "KVORUM_CONNECTIONS_MAX: 'none'");
 }
 
@@ -113,6 +114,7 @@ fn a_flag_beats_the_environment_and_the_environment_beats_the_file() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let _watchdog = Watchdog::over(&child);
     let mut line = String::new();
     let mut stdout = child.stdout.take().unwrap();
     while !line.ends_with('\n') {
@@ -197,7 +199,7 @@ fn a_data_directory_that_is_a_file_is_refused() {
 fn get_set_and_delete_talk_to_a_server() {
     let server = Server::start(&[]);
     let call = |arguments: &[&str]| {
-        kvorum().args(arguments).env("KVORUM_SERVERS", server.address()).output().unwrap()
+        kvorum().args(arguments).env("KVORUM_SERVERS", server.address()).output_in_time().unwrap()
     };
     let says = |output: &Output, stdout: &str| {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -232,6 +234,7 @@ fn set_reads_a_value_from_standard_input() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    let _watchdog = Watchdog::over(&child);
     let blob: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     child.stdin.take().unwrap().write_all(&blob).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -252,6 +255,7 @@ fn a_limit_that_was_raised_holds_for_the_first_write_after_the_restart() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    let _watchdog = Watchdog::over(&child);
     child.stdin.take().unwrap().write_all(&vec![b'v'; 30 << 20]).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -311,6 +315,7 @@ fn a_closed_pipe_is_no_crash() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let _watchdog = Watchdog::over(&child);
     drop(child.stdout.take());
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -327,7 +332,7 @@ fn bench_measures_a_server_in_every_protocol() {
             .args(["bench", "--servers", server.address(), "--protocol", protocol])
             .args(load.split(' '))
             .args(["--warmup-seconds", "0", "--json", "--quiet"])
-            .output()
+            .output_in_time()
             .unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");

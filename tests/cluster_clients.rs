@@ -10,6 +10,7 @@ use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{
     Command, ErrorCode, LogIndex, MembersLine, NodeId, Op, Quorum, Read, Request,
 };
+use support::child::Ends as _;
 use support::client::Text;
 use support::cluster::Cluster;
 use support::server::kvorum;
@@ -51,7 +52,7 @@ impl Resp {
 }
 
 fn run(cluster: &Cluster, arguments: &[&str]) -> Output {
-    kvorum().args(arguments).env("KVORUM_SERVERS", cluster.servers()).output().unwrap()
+    kvorum().args(arguments).env("KVORUM_SERVERS", cluster.servers()).output_in_time().unwrap()
 }
 
 #[track_caller]
@@ -260,7 +261,7 @@ fn the_commands_find_the_leader_past_dead_nodes_and_through_elections() {
     }
     let follower = cluster.followers()[0];
     let only = cluster.address(follower).to_owned();
-    let output = kvorum().args(["delete", "k", "--servers", &only]).output().unwrap();
+    let output = kvorum().args(["delete", "k", "--servers", &only]).output_in_time().unwrap();
     prints(&output, "OK\n");
     // With nobody to elect a leader the command gives up, and says what is true.
     let left = cluster.leader();

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use kvorum::core::raft::Role;
 use kvorum::core::{
-    Asker, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery, Refusal,
-    ReplyTo, WriteOutcome,
+    Asker, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record,
+    Recovery, Refusal, ReplyTo, WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::{
@@ -75,7 +75,7 @@ enum Step {
     },
     Room {
         bytes: u64,
-        is_short: bool,
+        next: NextSegment,
     },
     /// So many of the records that were not known to be durable survive.
     Crash {
@@ -88,6 +88,7 @@ fn step() -> impl Strategy<Value = Step> {
     let key = 0..KEYS.len();
     let keys = || prop::collection::vec(0..KEYS.len(), 1..5);
     let bytes = prop_oneof![40 => 0usize..30, 1 => Just(HUGE_BYTES)];
+    let next_segment = prop_oneof![Just(NextSegment::Coming), Just(NextSegment::Lacking)];
     prop_oneof![
         16 => (connection.clone(), key.clone(), bytes)
             .prop_map(|(connection, key, bytes)| Step::Set { connection, key, bytes }),
@@ -107,8 +108,8 @@ fn step() -> impl Strategy<Value = Step> {
         14 => Just(Step::Poll),
         10 => Just(Step::Seal),
         12 => (0usize..4).prop_map(|records| Step::Durable { records }),
-        1 => (0u64..40_000, any::<bool>())
-            .prop_map(|(bytes, is_short)| Step::Room { bytes, is_short }),
+        1 => (0u64..40_000, next_segment)
+            .prop_map(|(bytes, next)| Step::Room { bytes, next }),
         1 => (0usize..4).prop_map(|kept| Step::Crash { kept }),
     ]
 }
@@ -292,8 +293,8 @@ impl World {
             }
             Step::Seal => self.seal(),
             Step::Durable { records } => self.make_durable(*records),
-            Step::Room { bytes, is_short } => {
-                self.node.set_log_room(self.written(), *bytes, *is_short);
+            Step::Room { bytes, next } => {
+                self.node.set_log_room(self.written(), *bytes, *next);
             }
             Step::Crash { kept } => self.crash(*kept),
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use support::child::{Ends as _, Watchdog};
 use support::server::kvorum;
 use support::until;
 
@@ -17,12 +18,15 @@ struct Demo {
     pids: Vec<i32>,
     servers: String,
     directory: PathBuf,
+    /// Ends the wait for lines that never come.
+    _watchdog: Watchdog,
 }
 
 impl Demo {
     /// Starts it and reads what it says of itself.
     fn start() -> Demo {
         let mut child = kvorum().arg("demo").stdout(Stdio::piped()).spawn().unwrap();
+        let watchdog = Watchdog::over(&child);
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let (mut pids, mut directory) = (Vec::new(), PathBuf::new());
         let servers = loop {
@@ -38,7 +42,7 @@ impl Demo {
         };
         assert_eq!(pids.len(), 3);
         assert!(directory.is_dir());
-        Demo { child, lines, pids, servers, directory }
+        Demo { child, lines, pids, servers, directory, _watchdog: watchdog }
     }
 
     /// The next line that has these words.
@@ -86,7 +90,7 @@ fn an_election_is_shown_and_nothing_is_left_behind() {
     let victim: i32 = line.trim_end_matches(')').rsplit(' ').next().unwrap().parse().unwrap();
     assert!(demo.pids.contains(&victim), "{line}");
     let call = |arguments: &[&str]| {
-        let output = kvorum().args(arguments).env("KVORUM_SERVERS", &demo.servers).output();
+        let output = kvorum().args(arguments).env("KVORUM_SERVERS", &demo.servers).output_in_time();
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
     assert_eq!(call(&["set", "greeting", "hello"]), "OK\n");

@@ -176,6 +176,7 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
         Command::new(Op::Delete { key: b"a key" }),
         Command::new(Op::SetMany(pairs)),
         Command::new(Op::DeleteMany(keys)),
+        Command::new(Op::OpenSession { window: 8 }),
     ];
     writer.stage(Lsn(1), &vote());
     writer.stage(Lsn(2), &batch(&mut end, &commands));
@@ -192,24 +193,25 @@ fn a_dump_shows_every_record_of_a_log_in_use() {
     let expected = [
         "segment-0000000000000001.log bytes=1048576 cluster=",
         "lsn=1 offset=4096 TERM term=1 vote=1 commit=0\n",
-        "lsn=2 offset=4176 BATCH term=1 index=1..6 time=1 bytes=",
+        "lsn=2 offset=4176 BATCH term=1 index=1..7 time=1 bytes=",
         "\n  1 NOOP\n",
         "  2 SET a\\x20key two\\nlines and \\xff session=255 sequence=7\n",
         "lll...(+36)\n",
         "  4 DELETE a\\x20key\n",
         "  5 SET_MANY 2 a x\\x20y b \"\"\n",
         "  6 DELETE_MANY 2 a \"\"\n",
-        "lsn=3 offset=8192 BATCH term=1 index=7..7 ",
-        "lsn=4 offset=8312 TRUNCATE index=7..7 last_term=1 last=6 crc=",
+        "  7 OPEN_SESSION window=8\n",
+        "lsn=3 offset=8192 BATCH term=1 index=8..8 ",
+        "lsn=4 offset=8312 TRUNCATE index=8..8 last_term=1 last=7 crc=",
         "lsn=4 offset=12288 MARK synced=12288 commit=0\n",
-        "segments=1 records=4 batches=2 entries=7 lsn=4 term=1 vote=1 last_term=1 last=6 commit=0 ",
+        "segments=1 records=4 batches=2 entries=8 lsn=4 term=1 vote=1 last_term=1 last=7 commit=0 ",
     ];
     let mut rest = text.as_str();
     for part in expected {
         let at = rest.find(part).unwrap_or_else(|| panic!("{part:?} comes in\n{text}"));
         rest = &rest[at + part.len()..];
     }
-    assert_eq!((summary.records, summary.last_lsn, summary.last_index), (4, Lsn(4), LogIndex(6)));
+    assert_eq!((summary.records, summary.last_lsn, summary.last_index), (4, Lsn(4), LogIndex(7)));
     assert!(summary.tail.torn.is_none());
 }
 

@@ -10,6 +10,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use redis::{Commands as _, Connection, ErrorKind, RedisResult, ServerErrorKind};
+use support::PATIENCE;
+use support::child::{Ends as _, Watchdog};
 
 /// A server of its own for each test, and the programs that talk to it.
 struct Server {
@@ -27,7 +29,11 @@ impl Server {
 
     fn connect(&self, protocol: &str) -> Connection {
         let url = format!("redis://127.0.0.1:{}/?protocol={protocol}", self.port());
-        redis::Client::open(url).unwrap().get_connection().unwrap()
+        let client = redis::Client::open(url).unwrap();
+        let connection = client.get_connection_with_timeout(PATIENCE).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_write_timeout(Some(PATIENCE)).unwrap();
+        connection
     }
 
     /// Runs a program with `-p` and this server's port in front of `args`.
@@ -40,6 +46,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}; install redis-tools"));
+        let _watchdog = Watchdog::over(&child);
         child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{program} {args:?}: {output:?}");
@@ -56,7 +63,7 @@ impl Server {
         let path = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("python3")
             .args([&path, self.port()])
-            .output()
+            .output_in_time()
             .unwrap_or_else(|error| panic!("python3: {error}; install Python 3"));
         assert!(
             output.status.success(),

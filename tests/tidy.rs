@@ -46,7 +46,8 @@ const IMPURE: [&str; 17] = [
 const PURE_AFTER_ALL: [&str; 1] = ["std::env::consts::"];
 
 /// The only files with unsafe code.
-const UNSAFE: [&str; 3] = ["src/core/store/item.rs", "src/disk/map.rs", "tests/allocations.rs"];
+const UNSAFE: [&str; 3] =
+    ["src/core/store/item.rs", "src/disk/map.rs", "tests/support/counting.rs"];
 
 /// A file is one concept. Lower it when the longest file allows.
 const FILE_LINES_MAX: usize = 600;

@@ -1,6 +1,9 @@
 //! The command line of `kvorum bench`.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use kvorum_protocol::Quorum;
 
 /// Measure a server: closed loop, or open loop at a fixed rate.
 ///
@@ -13,6 +16,21 @@ pub struct Args {
     /// Where to connect; connections are spread over the servers
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:6379")]
     pub servers: Vec<String>,
+
+    /// The servers are one cluster: connect to its leader, go where leadership goes, and count what
+    /// is lost on the way instead of ending. Binary protocol only
+    #[arg(long)]
+    pub follow: bool,
+
+    /// With --follow: reads go to all servers alike, writes to the leader. Each connection then
+    /// either reads or writes, as many of each as the mix says
+    #[arg(long, requires = "follow")]
+    pub spread_reads: bool,
+
+    /// R of the reads, in the binary protocol: 1 is answered from local state [default: the
+    /// servers']
+    #[arg(long, value_name = "majority|N", value_parser = read_quorum)]
+    pub read_quorum: Option<Quorum>,
 
     /// What to speak; resp also measures Redis and its relatives
     #[arg(long, value_enum, default_value_t = Protocol::Binary)]
@@ -116,6 +134,14 @@ pub struct Args {
     #[arg(long, value_name = "PID")]
     pub server_pid: Vec<u32>,
 
+    /// Tell what was done in each interval of this length, and who led
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=3_600_000))]
+    pub timeline: Option<u32>,
+
+    /// Draw the timeline; intervals of 100 ms unless --timeline says otherwise
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
     /// Print one JSON object on standard output instead of a table
     #[arg(long)]
     pub json: bool,
@@ -163,6 +189,14 @@ impl Distribution {
             Distribution::Uniform => "uniform",
             Distribution::Zipf => "zipf",
         }
+    }
+}
+
+/// How many voters a read consults; there is no `all` for reads.
+fn read_quorum(word: &str) -> Result<Quorum, &'static str> {
+    match word.parse()? {
+        Quorum::All => Err("is not 'majority' or a number of voters"),
+        quorum => Ok(quorum),
     }
 }
 
@@ -216,6 +250,9 @@ mod tests {
             &["bench", "--wait", "0"],
             &["bench", "--wait", "1", "--refill"],
             &["bench", "--wait", "1", "--rate", "5"],
+            &["bench", "--spread-reads"],
+            &["bench", "--read-quorum", "all"],
+            &["bench", "--timeline", "0"],
         ] {
             assert!(Command::try_parse_from(words).is_err(), "{words:?}");
         }

@@ -7,14 +7,33 @@ use std::time::Duration;
 use kvorum_protocol::binary::{PREFACE, decode_preface};
 use mio::net::TcpStream;
 
+use super::cluster::Place;
 use super::in_flight::{InFlight, Sent};
+use super::replies::Failure;
+use super::workload::Part;
 use super::{BenchError, Protocol};
-
-/// How long the connection and the greeting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of one reply. The limit of the servers is far below.
 const REPLY_BYTES_MAX: usize = 256 << 20;
+
+/// Whether a connection is to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is.
+    Up,
+    /// Replies are taken and nothing is sent; nanoseconds of the engine's clock.
+    Paused {
+        /// When that began.
+        since_ns: u64,
+    },
+    /// It is lost, and should be replaced.
+    Down {
+        /// Not before then.
+        until_ns: u64,
+    },
+    /// Another one is on its way.
+    Opening,
+}
 
 /// One connection. All of them share the buffers that they read into and write from; a connection
 /// owns only what is left over, which is rare.
@@ -22,6 +41,12 @@ const REPLY_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Connection {
     stream: TcpStream,
     server: SocketAddr,
+    /// What it is for, where the servers are one cluster.
+    pub(crate) place: Place,
+    /// The number of its server, where the servers are one cluster.
+    pub(crate) at: usize,
+    /// Always [`State::Up`] where the servers are no cluster.
+    pub(crate) state: State,
     /// The requests that were sent.
     pub(crate) in_flight: InFlight,
     /// How many requests were sent in this run.
@@ -46,13 +71,17 @@ pub(crate) struct Received {
 }
 
 impl Connection {
-    /// Connects, and exchanges the preface of the binary protocol.
-    pub(crate) fn open(server: SocketAddr, protocol: Protocol) -> Result<Connection, BenchError> {
+    /// Connects, and exchanges the preface of the binary protocol; each may take so long.
+    pub(crate) fn open(
+        server: SocketAddr,
+        protocol: Protocol,
+        timeout: Duration,
+    ) -> Result<Connection, BenchError> {
         let connect = || {
-            let mut stream = std::net::TcpStream::connect_timeout(&server, CONNECT_TIMEOUT)?;
+            let mut stream = std::net::TcpStream::connect_timeout(&server, timeout)?;
             stream.set_nodelay(true)?;
             if protocol == Protocol::Binary {
-                stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+                stream.set_read_timeout(Some(timeout))?;
                 greet(&mut stream)?;
             }
             stream.set_nonblocking(true)?;
@@ -62,6 +91,9 @@ impl Connection {
         Ok(Connection {
             stream: TcpStream::from_std(stream),
             server,
+            place: Place { part: Part::All, home: 0 },
+            at: 0,
+            state: State::Up,
             in_flight: InFlight::new(1),
             sent: 0,
             is_waiting: false,
@@ -69,6 +101,11 @@ impl Connection {
             unsent: Vec::new(),
             partial: Vec::new(),
         })
+    }
+
+    /// The same in a cluster: what it is for, and the number of its server.
+    pub(crate) fn placed(self, place: Place, at: usize) -> Connection {
+        Connection { place, at, ..self }
     }
 
     /// For registering with `mio`.
@@ -86,6 +123,20 @@ impl Connection {
         assert_eq!(self.in_flight.len(), 0, "a run ends when all its requests are answered");
         self.in_flight = InFlight::new(pipeline);
         self.sent = 0;
+    }
+
+    /// Goes on with another connection, to the server of this number. How much was sent before
+    /// stays known.
+    pub(crate) fn replace_by(&mut self, other: Connection, at: usize, pipeline: u32) {
+        let in_flight = InFlight::new(pipeline);
+        *self = Connection { sent: self.sent, in_flight, ..other.placed(self.place, at) };
+    }
+
+    /// In a cluster: takes a refusal that says more of the server than of the request.
+    pub(crate) fn refused(&mut self, failure: &Failure<'_>, now_ns: u64) {
+        if self.state == State::Up && failure.is_of_the_server() {
+            self.state = State::Paused { since_ns: now_ns };
+        }
     }
 
     /// Whether the last bytes to [`send`](Connection::send) are still waiting.

@@ -4,14 +4,18 @@
 //! Requests are encoded into one shared buffer, replies decoded in place from another. The clock is
 //! read once for all the replies of a read, and once for all the requests of a write.
 
+mod follow;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use super::connection::Connection;
+use super::cluster::{Cluster, Leader};
+use super::connection::{Connection, State};
 use super::cpu::{CpuTimes, CpuUse};
 use super::in_flight::Sent;
 use super::pacer::{Amount, Closed, Pacer, Schedule, Span};
@@ -20,6 +24,7 @@ use super::replies::{Failure, Outcome, ReplyDecoder, ReplyError};
 use super::requests::Requests;
 use super::workload::{Kind, Workload};
 use super::{BenchError, Protocol};
+use follow::FOLLOW_INTERVAL;
 
 /// A whole window of replies comes with one read while it is below this.
 const INPUT_BYTES: usize = 256 << 10;
@@ -57,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) check: bool,
     /// RESP in a closed loop: how many replicas must hold the writes of a window.
     pub(crate) wait: Option<u8>,
+    /// The length of an interval of the timeline, if there is to be one.
+    pub(crate) timeline: Option<Duration>,
 }
 
 /// What a run has shown.
@@ -92,6 +99,8 @@ pub(crate) struct Engine {
     connections: Vec<Connection>,
     requests: Requests,
     server_pids: Vec<u32>,
+    /// `None`: connections stay where they are, and losing one ends the run.
+    cluster: Option<Cluster>,
     input: Vec<u8>,
     output: Vec<u8>,
     origin: Instant,
@@ -103,6 +112,7 @@ impl Engine {
         mut connections: Vec<Connection>,
         requests: Requests,
         server_pids: Vec<u32>,
+        cluster: Option<Cluster>,
     ) -> Result<Engine, BenchError> {
         let poll = Poll::new().map_err(BenchError::Poll)?;
         for (index, connection) in connections.iter_mut().enumerate() {
@@ -116,7 +126,7 @@ impl Engine {
         }
         let (input, output) = (vec![0; INPUT_BYTES], Vec::new());
         let origin = Instant::now();
-        Ok(Engine { poll, connections, requests, server_pids, input, output, origin })
+        Ok(Engine { poll, connections, requests, server_pids, cluster, input, output, origin })
     }
 
     /// The length of the longest request, in bytes.
@@ -163,6 +173,9 @@ struct Run<'a> {
     /// Open loop: requests below this have been offered to their connections.
     offered: u64,
     next_progress_ns: u64,
+    next_follow_ns: u64,
+    /// Of the cluster, as far as it was told.
+    leader: Option<Leader>,
     answered_at_progress: u64,
     /// CPU times of the servers and of this process when the measurement began.
     cpu_before: Option<(CpuTimes, CpuTimes)>,
@@ -175,6 +188,7 @@ impl<'a> Run<'a> {
         plan: Plan,
         progress: &'a mut dyn FnMut(&Progress<'_>),
     ) -> Run<'a> {
+        let leader = engine.cluster.as_ref().and_then(|cluster| cluster.view().leader());
         for connection in &mut engine.connections {
             connection.prepare(plan.pipeline);
         }
@@ -192,12 +206,14 @@ impl<'a> Run<'a> {
             progress,
             span,
             pacer,
-            recorder: Recorder::new(measured_from_ns),
+            recorder: Recorder::new(measured_from_ns, plan.timeline.map(nanoseconds)),
             sent: 0,
             answered: 0,
             last_reply_ns: start_ns,
             offered: 0,
             next_progress_ns: start_ns + PROGRESS_INTERVAL_NS,
+            next_follow_ns: start_ns,
+            leader,
             answered_at_progress: 0,
             cpu_before: None,
         }
@@ -208,7 +224,8 @@ impl<'a> Run<'a> {
         let timer = self.start_timer().map_err(BenchError::Poll)?;
         if matches!(self.pacer, Pacer::Closed(_)) {
             for index in 0..self.engine.connections.len() {
-                self.send(index)?;
+                let result = self.send(index);
+                self.contain(index, result)?;
             }
         }
         loop {
@@ -228,16 +245,25 @@ impl<'a> Run<'a> {
                     acknowledge(timer).map_err(BenchError::Poll)?;
                     continue;
                 }
-                if event.is_writable() {
-                    let connection = &mut self.engine.connections[index];
-                    connection.flush().map_err(|error| broken(connection, error))?;
-                }
-                if event.is_readable() {
-                    self.receive::<D>(index, event.is_read_closed())?;
-                }
-                self.send(index)?;
+                let result = self.serve::<D>(index, event);
+                self.contain(index, result)?;
             }
         }
+    }
+
+    /// Does what a connection is ready for.
+    fn serve<D: ReplyDecoder>(&mut self, index: usize, event: &Event) -> Result<(), BenchError> {
+        let connection = &mut self.engine.connections[index];
+        if matches!(connection.state, State::Down { .. } | State::Opening) {
+            return Ok(());
+        }
+        if event.is_writable() {
+            connection.flush().map_err(|error| broken(connection, error))?;
+        }
+        if event.is_readable() {
+            self.receive::<D>(index, event.is_read_closed())?;
+        }
+        self.send(index)
     }
 
     /// Takes what has come on a connection.
@@ -246,8 +272,9 @@ impl<'a> Run<'a> {
         index: usize,
         read_closed: bool,
     ) -> Result<(), BenchError> {
-        let Engine { connections, requests, input, origin, .. } = &mut *self.engine;
+        let Engine { connections, requests, cluster, input, origin, .. } = &mut *self.engine;
         let connection = &mut connections[index];
+        let follows = cluster.is_some();
         let check = self.plan.check.then_some(&*requests);
         loop {
             let received = connection
@@ -268,6 +295,9 @@ impl<'a> Run<'a> {
                         connection.unconfirmed.push(sent);
                     }
                     (Some(sent), outcome) => {
+                        if let (true, Outcome::Failed(failure)) = (follows, outcome) {
+                            connection.refused(&failure, now_ns);
+                        }
                         self.recorder.reply(sent, outcome, check);
                         self.answered += 1;
                     }
@@ -294,6 +324,10 @@ impl<'a> Run<'a> {
     /// Sends what a connection may send now.
     fn send(&mut self, index: usize) -> Result<(), BenchError> {
         let connection = &self.engine.connections[index];
+        let part = connection.place.part;
+        if connection.state != State::Up || !self.workload.has(part) {
+            return Ok(());
+        }
         let room = connection.in_flight.room();
         let waits_for_window = matches!(self.pacer, Pacer::Closed(_))
             && !self.plan.refill
@@ -321,7 +355,7 @@ impl<'a> Run<'a> {
                 Pacer::Closed(_) => now_ns,
                 Pacer::Open(schedule) => schedule.time_of(index as u64, number),
             };
-            let (kind, key) = self.workload.draw();
+            let (kind, key) = self.workload.draw(part);
             let id = connection.in_flight.push(Sent { kind, key, at_ns });
             requests.append(output, kind, key, id);
             writes |= kind != Kind::Get;
@@ -350,13 +384,18 @@ impl<'a> Run<'a> {
         self.offered = due;
         for request in first..due {
             let index = usize::try_from(request % connections).expect("an index of a Vec");
-            self.send(index)?;
+            let result = self.send(index);
+            self.contain(index, result)?;
         }
         Ok(())
     }
 
     /// Does what is to be done at certain times.
     fn mark_time(&mut self, now_ns: u64) -> Result<(), BenchError> {
+        if now_ns >= self.next_follow_ns {
+            self.follow(now_ns)?;
+            self.next_follow_ns = now_ns + nanoseconds(FOLLOW_INTERVAL);
+        }
         if self.cpu_before.is_none() && now_ns >= self.span.measured_from_ns {
             self.cpu_before = Some(self.read_cpu());
         }
@@ -395,6 +434,9 @@ impl<'a> Run<'a> {
             {
                 Duration::ZERO
             }
+            _ if self.engine.cluster.is_some() => {
+                Duration::from_nanos(self.next_follow_ns.saturating_sub(now_ns))
+            }
             _ => Duration::from_nanos(self.next_progress_ns.saturating_sub(now_ns)),
         }
     }
@@ -430,12 +472,12 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self) -> Measurement {
-        self.recorder.flush();
         let planned_end_ns = match self.span.amount {
             Amount::Time(ns) => self.span.measured_from_ns + ns,
             Amount::Requests(_) => 0,
         };
         let end_ns = self.last_reply_ns.max(planned_end_ns).max(self.span.measured_from_ns);
+        self.recorder.finish(end_ns);
         let (server_after, own_after) = self.read_cpu();
         let (server_before, own_before) = self.cpu_before.unwrap_or_default();
         Measurement {

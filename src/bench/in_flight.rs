@@ -71,6 +71,14 @@ impl InFlight {
         slot.id
     }
 
+    /// Removes all requests, in no order: their replies will never come.
+    pub(crate) fn abandon(&mut self) -> Vec<Sent> {
+        let abandoned = self.slots.iter_mut().filter_map(|slot| slot.request.take()).collect();
+        self.free = (0..).take(self.slots.len()).collect();
+        self.oldest = 0;
+        abandoned
+    }
+
     /// Removes the request that was sent first, when replies come in order; `None` when nothing
     /// is in flight.
     #[inline]
@@ -139,6 +147,19 @@ mod tests {
         assert_eq!(in_flight.take(third), Some(sent(3)));
         assert_eq!(in_flight.take(u32::MAX), None);
         assert_eq!(in_flight.len(), 0);
+    }
+
+    #[test]
+    fn what_is_abandoned_leaves_room_and_is_not_answered() {
+        let mut in_flight = InFlight::new(3);
+        let first = in_flight.push(sent(1));
+        in_flight.push(sent(2));
+        assert_eq!(in_flight.abandon(), [sent(1), sent(2)]);
+        assert_eq!((in_flight.len(), in_flight.take(first)), (0, None));
+        for key in 3..6 {
+            in_flight.push(sent(key));
+        }
+        assert_eq!(in_flight.take_oldest(), Some(sent(3)));
     }
 
     #[test]

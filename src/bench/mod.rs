@@ -18,12 +18,17 @@
 //!
 //! Reading order: [`Args`]; `workload`, `keys` and `zipf`, what is asked; `requests` and `replies`,
 //! as bytes; `pacer`, when; `connection`, `in_flight` and `engine`, the loop; `recorder`, `cpu` and
-//! `report`, what came of it.
+//! `report`, what came of it; `cluster` and `engine::follow`, who leads; `timeline` and `svg`, when what
+//! happened.
 //!
-//! CAVEATS: one thread, so one core; CPU time of the servers only on Linux and on this machine; no
-//! reconnecting: a lost connection ends the run.
+//! With `--follow` the servers are one cluster: connections go to its leader wherever that is, what
+//! is lost on the way is counted, and a timeline shows what a failure costs.
+//!
+//! CAVEATS: one thread drives the connections, so one core; CPU time of the servers only on Linux
+//! and on this machine; without `--follow` no reconnecting: a lost connection ends the run.
 
 mod args;
+mod cluster;
 mod connection;
 pub mod cpu;
 mod engine;
@@ -34,24 +39,28 @@ mod recorder;
 mod replies;
 mod report;
 mod requests;
+mod svg;
+mod timeline;
 mod workload;
 mod zipf;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Args, Distribution, Protocol};
 pub use replies::ReplyError;
 
+use cluster::{Cluster, Place};
 use connection::Connection;
 use engine::{Engine, Measurement, Plan};
 use keys::{KeyChooser, KeyFormat};
 use pacer::Amount;
 use report::{Report, progress_line};
 use requests::Requests;
-use workload::{Kind, Mix, Workload};
+use workload::{Kind, Mix, Part, Workload};
 use zipf::{YCSB_EXPONENT, Zipf};
 
 /// The most bytes of requests in flight on one connection.
@@ -59,6 +68,12 @@ const WINDOW_BYTES_MAX: usize = 64 << 20;
 
 /// Filling the key space is always pipelined at least so deep.
 const PRELOAD_PIPELINE: u32 = 64;
+
+/// How long a connection, and then its greeting, may take at the start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Intervals of a picture that nobody has chosen.
+const PICTURE_INTERVAL_MS: u32 = 100;
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -114,6 +129,19 @@ pub enum BenchError {
     EmptyMix,
     /// WAIT is a command of RESP.
     WaitNeedsResp,
+    /// Only the binary protocol says who leads, and has an R of its own for each read.
+    NeedsBinary,
+    /// Of a single connection not one part can read and one write.
+    TooFewConnections,
+    /// No server has led in time.
+    NoLeader,
+    /// The picture could not be written.
+    Picture {
+        /// Where to.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The requests in flight on a connection would be too many bytes.
     Window {
         /// So many.
@@ -153,6 +181,16 @@ impl fmt::Display for BenchError {
                 f.write_str("nothing to do: give --get, --set or --delete a weight above 0")
             }
             BenchError::WaitNeedsResp => f.write_str("--wait needs --protocol resp"),
+            BenchError::NeedsBinary => {
+                f.write_str("--follow and --read-quorum need --protocol binary")
+            }
+            BenchError::TooFewConnections => {
+                f.write_str("--spread-reads with reads and writes needs --connections 2 or more")
+            }
+            BenchError::NoLeader => f.write_str("none of the servers has led for 10 seconds"),
+            BenchError::Picture { path, source } => {
+                write!(f, "cannot write {}: {source}", path.display())
+            }
             BenchError::Window { bytes } => write!(
                 f,
                 "{bytes} bytes in flight on each connection are more than {WINDOW_BYTES_MAX}; \
@@ -171,6 +209,7 @@ impl std::error::Error for BenchError {
             | BenchError::Connect { source, .. }
             | BenchError::Connection { source, .. }
             | BenchError::Poll(source)
+            | BenchError::Picture { source, .. }
             | BenchError::Print(source) => Some(source),
             BenchError::Reply { source, .. } => Some(source),
             BenchError::Stalled { .. }
@@ -178,6 +217,9 @@ impl std::error::Error for BenchError {
             | BenchError::KeyBytes { .. }
             | BenchError::EmptyMix
             | BenchError::WaitNeedsResp
+            | BenchError::NeedsBinary
+            | BenchError::TooFewConnections
+            | BenchError::NoLeader
             | BenchError::Window { .. } => None,
         }
     }
@@ -193,6 +235,8 @@ impl BenchError {
             BenchError::KeyBytes { .. }
                 | BenchError::EmptyMix
                 | BenchError::WaitNeedsResp
+                | BenchError::NeedsBinary
+                | BenchError::TooFewConnections
                 | BenchError::Window { .. }
         )
     }
@@ -206,6 +250,10 @@ impl BenchError {
 pub fn run(args: &Args) -> Result<(), BenchError> {
     let measurement = measure(args)?;
     let report = Report::new(args, &measurement);
+    if let Some((path, picture)) = args.svg.as_ref().zip(report.to_svg()) {
+        std::fs::write(path, picture)
+            .map_err(|source| BenchError::Picture { path: path.clone(), source })?;
+    }
     let mut out = io::stdout().lock();
     let printed =
         if args.json { writeln!(out, "{}", report.to_json()) } else { write!(out, "{report}") };
@@ -218,23 +266,30 @@ fn measure(args: &Args) -> Result<Measurement, BenchError> {
     if args.wait.is_some() && args.protocol != Protocol::Resp {
         return Err(BenchError::WaitNeedsResp);
     }
+    if (args.follow || args.read_quorum.is_some()) && args.protocol != Protocol::Binary {
+        return Err(BenchError::NeedsBinary);
+    }
     let too_short = BenchError::KeyBytes { key_bytes: args.key_bytes, key_space: args.key_space };
     let keys = KeyFormat::new(args.key_bytes.into(), args.key_space).ok_or(too_short)?;
-    let requests = Requests::new(args.protocol, keys, args.value_bytes as usize);
+    let requests = Requests::new(args.protocol, keys, args.value_bytes as usize, args.read_quorum);
     let window_bytes = requests.bytes_max() * args.pipeline as usize;
     if window_bytes > WINDOW_BYTES_MAX {
         return Err(BenchError::Window { bytes: window_bytes });
     }
     let servers = resolve(&args.servers)?;
-    let connections = (0..usize::from(args.connections))
-        .map(|index| Connection::open(servers[index % servers.len()], args.protocol))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (connections, cluster) = if args.follow {
+        let cluster = Cluster::watch(servers.clone())?;
+        (connect_to_cluster(args, mix, &cluster)?, Some(cluster))
+    } else {
+        let open = |index| connect(args, servers[index % servers.len()]);
+        ((0..usize::from(args.connections)).map(open).collect::<Result<Vec<_>, _>>()?, None)
+    };
     let server_pids = if args.server_pid.is_empty() {
         servers.iter().filter_map(|&server| cpu::find_listener(server)).collect()
     } else {
         args.server_pid.clone()
     };
-    let mut engine = Engine::new(connections, requests, server_pids)?;
+    let mut engine = Engine::new(connections, requests, server_pids, cluster)?;
     if args.preload {
         preload(args, &mut engine)?;
     }
@@ -254,11 +309,47 @@ fn measure(args: &Args) -> Result<Measurement, BenchError> {
         },
         check: args.check,
         wait: args.wait,
+        timeline: timeline_interval(args),
     };
     let mut workload = Workload::new(mix, keys, args.seed);
     engine.run(args.protocol, &mut workload, &plan, &mut |progress| {
         print_progress(args, "run", progress);
     })
+}
+
+fn connect(args: &Args, server: SocketAddr) -> Result<Connection, BenchError> {
+    Connection::open(server, args.protocol, CONNECT_TIMEOUT)
+}
+
+/// Opens every connection where the cluster wants it now.
+fn connect_to_cluster(
+    args: &Args,
+    mix: Mix,
+    cluster: &Cluster,
+) -> Result<Vec<Connection>, BenchError> {
+    let count = usize::from(args.connections);
+    if args.spread_reads && count == 1 && mix.has_both() {
+        return Err(BenchError::TooFewConnections);
+    }
+    let readers = mix.readers(count);
+    let view = cluster.view();
+    let open = |index| {
+        let part = match args.spread_reads {
+            true if index < readers => Part::Reads,
+            true => Part::Writes,
+            false => Part::All,
+        };
+        let place = Place { part, home: index % args.servers.len() };
+        let at = view.target(place).ok_or(BenchError::NoLeader)?;
+        Ok(connect(args, cluster.address(at))?.placed(place, at))
+    };
+    (0..count).map(open).collect()
+}
+
+/// The length of an interval, if a timeline is asked for.
+fn timeline_interval(args: &Args) -> Option<Duration> {
+    let for_picture = args.svg.as_ref().map(|_| PICTURE_INTERVAL_MS);
+    args.timeline.or(for_picture).map(|ms| Duration::from_millis(ms.into()))
 }
 
 /// Stores a value under every key, in order.
@@ -274,6 +365,7 @@ fn preload(args: &Args, engine: &mut Engine) -> Result<(), BenchError> {
         amount: Amount::Requests(args.key_space.into()),
         check: false,
         wait: args.wait,
+        timeline: None,
     };
     let keys = KeyChooser::Sequential { next: 0 };
     let mut workload = Workload::new(Mix::only(Kind::Set), keys, args.seed);

@@ -5,13 +5,14 @@ use hdrhistogram::Histogram;
 use super::in_flight::Sent;
 use super::replies::{Failure, Outcome};
 use super::requests::Requests;
+use super::timeline::Timeline;
 use super::workload::Kind;
 
 /// The longest latency that is told from longer ones.
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
+pub(crate) const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
 /// Three significant digits: an error of at most 0.1 %.
-const LATENCY_DIGITS: u8 = 3;
+pub(crate) const LATENCY_DIGITS: u8 = 3;
 
 /// Everything that was measured of one kind of operation.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct KindRecord {
     pub(crate) absent: u64,
     /// How many requests failed.
     pub(crate) errors: u64,
+    /// Of these, how many writes may have been applied, or may yet be.
+    pub(crate) open: u64,
 }
 
 impl KindRecord {
@@ -40,6 +43,7 @@ pub(crate) struct Recorder {
     from_ns: u64,
     kinds: [KindRecord; 3],
     first_error: Option<String>,
+    timeline: Option<Timeline>,
     /// When the replies at hand were read.
     now_ns: u64,
     run: Run,
@@ -53,15 +57,17 @@ struct Run {
 }
 
 impl Recorder {
-    /// A recorder for the requests sent from this time on.
-    pub(crate) fn new(from_ns: u64) -> Recorder {
+    /// A recorder for the requests sent from this time on, with a timeline if it is told the length
+    /// of an interval.
+    pub(crate) fn new(from_ns: u64, interval_ns: Option<u64>) -> Recorder {
         let latency_ns = Histogram::new_with_max(LATENCY_NS_MAX, LATENCY_DIGITS)
             .expect("the bounds are constants");
-        let record = KindRecord { latency_ns, absent: 0, errors: 0 };
+        let record = KindRecord { latency_ns, absent: 0, errors: 0, open: 0 };
         Recorder {
             from_ns,
             kinds: [record.clone(), record.clone(), record],
             first_error: None,
+            timeline: interval_ns.map(|interval_ns| Timeline::new(from_ns, interval_ns)),
             now_ns: 0,
             run: Run::default(),
         }
@@ -105,9 +111,12 @@ impl Recorder {
             return;
         }
         let latency_ns = self.now_ns.saturating_sub(self.run.at_ns);
-        for (record, count) in self.kinds.iter_mut().zip(counts) {
+        for (kind, count) in Kind::ALL.into_iter().zip(counts) {
             if count > 0 {
-                record.latency_ns.saturating_record_n(latency_ns, count);
+                self.kinds[kind as usize].latency_ns.saturating_record_n(latency_ns, count);
+                if let Some(timeline) = &mut self.timeline {
+                    timeline.answered(self.now_ns, kind == Kind::Get, count, latency_ns);
+                }
             }
         }
     }
@@ -122,22 +131,54 @@ impl Recorder {
         self.first_error.as_deref()
     }
 
+    /// The timeline, if there is one.
+    pub(crate) fn timeline(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
+    }
+
+    /// Ends the timeline.
+    pub(crate) fn finish(&mut self, now_ns: u64) {
+        self.flush();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.finish(now_ns);
+        }
+    }
+
+    /// Notes in the timeline what has happened.
+    pub(crate) fn mark(&mut self, now_ns: u64, words: String) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.mark(now_ns, words);
+        }
+    }
+
+    /// The connection of a request is gone, as of the last [`begin_read`](Recorder::begin_read).
+    #[cold]
+    pub(crate) fn lost(&mut self, sent: Sent) {
+        self.count_error(sent, sent.kind != Kind::Get, || "the connection was lost".to_owned());
+    }
+
     #[cold]
     fn failed(&mut self, sent: Sent, failure: Failure<'_>) {
-        self.count_error(sent, || failure.to_string());
+        let is_open = sent.kind != Kind::Get && failure.is_open();
+        self.count_error(sent, is_open, || failure.to_string());
     }
 
     #[cold]
     fn wrong_value(&mut self, sent: Sent, value: &[u8]) {
-        self.count_error(sent, || {
+        self.count_error(sent, false, || {
             let start = value[..value.len().min(60)].escape_ascii();
             format!("key {} has a value that was never stored: '{start}'", sent.key)
         });
     }
 
-    fn count_error(&mut self, sent: Sent, message: impl FnOnce() -> String) {
+    fn count_error(&mut self, sent: Sent, is_open: bool, message: impl FnOnce() -> String) {
         if sent.at_ns >= self.from_ns {
-            self.kinds[sent.kind as usize].errors += 1;
+            let record = &mut self.kinds[sent.kind as usize];
+            record.errors += 1;
+            record.open += u64::from(is_open);
+            if let Some(timeline) = &mut self.timeline {
+                timeline.failed(self.now_ns);
+            }
         }
         if self.first_error.is_none() {
             self.first_error = Some(format!("{}: {}", sent.kind.name(), message()));
@@ -155,7 +196,7 @@ mod tests {
 
     #[test]
     fn latency_runs_from_each_request_to_its_read() {
-        let mut recorder = Recorder::new(0);
+        let mut recorder = Recorder::new(0, None);
         recorder.begin_read(5_000);
         for _ in 0..3 {
             recorder.reply(sent(Kind::Get, 1_000), Outcome::Value(b"v"), None);
@@ -176,7 +217,7 @@ mod tests {
 
     #[test]
     fn requests_of_the_warm_up_are_left_out() {
-        let mut recorder = Recorder::new(100);
+        let mut recorder = Recorder::new(100, None);
         recorder.begin_read(150);
         recorder.reply(sent(Kind::Get, 99), Outcome::Absent, None);
         recorder.reply(sent(Kind::Set, 99), Outcome::Failed(Failure::Line(b"ERR early")), None);
@@ -190,7 +231,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_apart_and_the_first_is_kept() {
-        let mut recorder = Recorder::new(0);
+        let mut recorder = Recorder::new(0, None);
         recorder.begin_read(10);
         recorder.reply(sent(Kind::Set, 1), Outcome::Failed(Failure::Line(b"ERR one")), None);
         recorder.reply(sent(Kind::Set, 1), Outcome::Failed(Failure::Line(b"ERR two")), None);
@@ -203,8 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn the_timeline_has_what_the_totals_have() {
+        let mut recorder = Recorder::new(0, Some(100));
+        recorder.begin_read(50);
+        recorder.reply(sent(Kind::Get, 10), Outcome::Absent, None);
+        recorder.begin_read(150);
+        recorder.reply(sent(Kind::Set, 120), Outcome::Done, None);
+        recorder.lost(sent(Kind::Set, 130));
+        recorder.lost(sent(Kind::Get, 130));
+        recorder.finish(200);
+        let points = recorder.timeline().unwrap().points();
+        assert_eq!((points[0].reads, points[0].writes, points[0].errors), (1, 0, 0));
+        assert_eq!((points[1].reads, points[1].writes, points[1].errors), (0, 1, 2));
+        let (get, set) = (recorder.kind(Kind::Get), recorder.kind(Kind::Set));
+        assert_eq!((set.errors, set.open, get.errors, get.open), (1, 1, 1, 0));
+    }
+
+    #[test]
     fn a_latency_beyond_the_range_is_kept_as_the_longest() {
-        let mut recorder = Recorder::new(0);
+        let mut recorder = Recorder::new(0, None);
         recorder.begin_read(u64::MAX);
         recorder.reply(sent(Kind::Get, 0), Outcome::Absent, None);
         recorder.flush();

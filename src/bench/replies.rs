@@ -45,6 +45,22 @@ pub(crate) enum Failure<'a> {
     Unexpected,
 }
 
+impl Failure<'_> {
+    /// Whether a write may have been applied all the same. Of lines, whose codes differ from server
+    /// to server, this is not known.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Failure::Code(ErrorCode::QuorumTimeout | ErrorCode::LeaderChanged, _))
+    }
+
+    /// Whether the next request to this server would be refused for the same reason: there is no
+    /// leader, or it is elsewhere.
+    pub(crate) fn is_of_the_server(&self) -> bool {
+        let codes =
+            matches!(self, Failure::Code(ErrorCode::NoLeader | ErrorCode::LeaderChanged, _));
+        codes || matches!(self, Failure::NotLeader(_))
+    }
+}
+
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -9,6 +9,8 @@ use super::Args;
 use super::cpu::CpuUse;
 use super::engine::{Measurement, Progress};
 use super::recorder::KindRecord;
+use super::svg;
+use super::timeline::{Mark, Point, Timeline};
 use super::workload::Kind;
 
 /// What the reports call the percentiles, and which they are.
@@ -45,6 +47,45 @@ impl<'a> Report<'a> {
 
     fn errors(&self) -> u64 {
         self.kinds().map(|(_, record)| record.errors).sum()
+    }
+
+    fn open(&self) -> u64 {
+        self.kinds().map(|(_, record)| record.open).sum()
+    }
+
+    fn timeline(&self) -> Option<&'a Timeline> {
+        self.measurement.recorder.timeline()
+    }
+
+    /// The timeline as a picture, if there is one.
+    pub(crate) fn to_svg(&self) -> Option<String> {
+        let title = format!("kvorum bench: {}", self.args.servers.join(", "));
+        let subtitle = format!(
+            "{} requests in {:.1} s, {} failed ({} of them open); {}",
+            thousands(self.requests() as f64),
+            self.measurement.elapsed.as_secs_f64(),
+            thousands(self.errors() as f64),
+            thousands(self.open() as f64),
+            self.load(),
+        );
+        Some(svg::render(self.timeline()?, &title, &subtitle))
+    }
+
+    /// What was asked for, in one line.
+    fn load(&self) -> String {
+        let args = self.args;
+        let pace = match (args.rate, args.refill, args.wait) {
+            (Some(rate), ..) => format!("open loop at {rate} a second"),
+            (None, false, None) => "closed loop".to_owned(),
+            (None, false, Some(replicas)) => format!("closed loop with WAIT {replicas}"),
+            (None, true, _) => "closed loop, refilled".to_owned(),
+        };
+        format!(
+            "{}, {} connections, pipeline {}, {pace}",
+            args.protocol.name(),
+            args.connections,
+            args.pipeline
+        )
     }
 
     /// Whether the run was too short for a single request, as after a mere `--preload`.
@@ -119,11 +160,13 @@ impl<'a> Report<'a> {
             "requests": self.requests(),
             "requests_per_s": self.per_second(self.requests()),
             "errors": self.errors(),
+            "open": self.open(),
             "first_error": self.measurement.recorder.first_error(),
             "operations": operations,
             "server_cpu": cpu(self.server_cpu()),
             "generator_cpu": cpu(self.generator_cpu()),
             "saturated": self.saturated(),
+            "timeline": self.timeline().map(timeline_json),
         })
     }
 
@@ -184,18 +227,10 @@ impl<'a> Report<'a> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let args = self.args;
-        let pace = match (args.rate, args.refill, args.wait) {
-            (Some(rate), ..) => format!("open loop at {rate} a second"),
-            (None, false, None) => "closed loop".to_owned(),
-            (None, false, Some(replicas)) => format!("closed loop with WAIT {replicas}"),
-            (None, true, _) => "closed loop, refilled".to_owned(),
-        };
         writeln!(
             f,
-            "{}, {} connections, pipeline {}, {pace}; {} keys, {}, {} B; values {} B; seed {}",
-            args.protocol.name(),
-            args.connections,
-            args.pipeline,
+            "{}; {} keys, {}, {} B; values {} B; seed {}",
+            self.load(),
             args.key_space,
             args.distribution.name(),
             args.key_bytes,
@@ -223,11 +258,64 @@ impl fmt::Display for Report<'_> {
         if let Some(side) = self.saturated() {
             writeln!(f, "saturated: {side}")?;
         }
+        if self.open() > 0 {
+            let open = thousands(self.open() as f64);
+            writeln!(f, "{open} of the errors are writes that may have been applied")?;
+        }
         if let Some(error) = self.measurement.recorder.first_error() {
             writeln!(f, "first error: {error}")?;
         }
-        Ok(())
+        self.timeline().map_or(Ok(()), |timeline| write_timeline(f, timeline))
     }
+}
+
+fn timeline_json(timeline: &Timeline) -> Value {
+    let point = |point: &Point| {
+        json!({
+            "reads": point.reads,
+            "writes": point.writes,
+            "errors": point.errors,
+            "p50_us": microseconds(point.p50_ns),
+            "p99_us": microseconds(point.p99_ns),
+            "max_us": microseconds(point.max_ns),
+        })
+    };
+    let seconds = |ns| Duration::from_nanos(ns).as_secs_f64();
+    let mark = |mark: &Mark| json!({ "at_s": seconds(mark.at_ns), "words": mark.words });
+    json!({
+        "interval_s": seconds(timeline.interval_ns()),
+        "points": timeline.points().iter().map(point).collect::<Vec<_>>(),
+        "marks": timeline.marks().iter().map(mark).collect::<Vec<_>>(),
+    })
+}
+
+/// One line for each interval, with what happened in it.
+fn write_timeline(f: &mut fmt::Formatter<'_>, timeline: &Timeline) -> fmt::Result {
+    writeln!(
+        f,
+        "{:>9}{:>12}{:>12}{:>10}{:>10}{:>10}{:>10}",
+        "time s", "reads/s", "writes/s", "p50 us", "p99 us", "max us", "errors"
+    )?;
+    let mut marks = timeline.marks().iter().peekable();
+    for (number, point) in (1..).zip(timeline.points()) {
+        let end_ns = number * timeline.interval_ns();
+        write!(
+            f,
+            "{:>9.3}{:>12}{:>12}{:>10.0}{:>10.0}{:>10.0}{:>10}",
+            Duration::from_nanos(end_ns - timeline.interval_ns()).as_secs_f64(),
+            thousands(timeline.per_second(point.reads)),
+            thousands(timeline.per_second(point.writes)),
+            microseconds(point.p50_ns),
+            microseconds(point.p99_ns),
+            microseconds(point.max_ns),
+            point.errors,
+        )?;
+        while let Some(mark) = marks.next_if(|mark| mark.at_ns < end_ns) {
+            write!(f, "  {}", mark.words)?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
 }
 
 /// One line for the last second.

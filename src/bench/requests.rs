@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use kvorum_protocol::binary::{self, RequestHead};
-use kvorum_protocol::{Command, Op, Read, Request};
+use kvorum_protocol::{Command, Op, Quorum, Read, Request};
 
 use super::Protocol;
 use super::keys::KeyFormat;
@@ -39,12 +39,18 @@ const FRAME_CRC_BYTES: usize = 4;
 const WAIT_TIMEOUT_MS: u32 = 10_000;
 
 impl Requests {
-    /// Requests of `protocol` for the keys of this format with values of `value_bytes`.
-    pub(crate) fn new(protocol: Protocol, keys: KeyFormat, value_bytes: usize) -> Requests {
+    /// Requests of `protocol` for the keys of this format with values of `value_bytes`. Reads of
+    /// the binary protocol consult `read_quorum`, or what the server is configured to.
+    pub(crate) fn new(
+        protocol: Protocol,
+        keys: KeyFormat,
+        value_bytes: usize,
+        read_quorum: Option<Quorum>,
+    ) -> Requests {
         let value = value_of(keys.zero(), value_bytes);
         let templates = Kind::ALL.map(|kind| {
             let mut template = match protocol {
-                Protocol::Binary => frame(kind, keys.zero(), &value),
+                Protocol::Binary => frame(kind, keys.zero(), &value, read_quorum),
                 Protocol::Text => line(kind, keys.zero(), &value),
                 Protocol::Resp => resp(kind, keys.zero(), &value),
             };
@@ -117,14 +123,15 @@ fn value_of(key: &[u8], value_bytes: usize) -> Vec<u8> {
     value
 }
 
-fn frame(kind: Kind, key: &[u8], value: &[u8]) -> Template {
+fn frame(kind: Kind, key: &[u8], value: &[u8], read_quorum: Option<Quorum>) -> Template {
     let request = match kind {
         Kind::Get => Request::Read(Read::Get(key)),
         Kind::Set => Request::Write(Command::new(Op::Set { key, value })),
         Kind::Delete => Request::Write(Command::new(Op::Delete { key })),
     };
     let mut bytes = Vec::new();
-    binary::encode_request(&mut bytes, &RequestHead::default(), &request);
+    let level = read_quorum.filter(|_| kind == Kind::Get);
+    binary::encode_request(&mut bytes, &RequestHead { level, ..RequestHead::default() }, &request);
     // A frame ends with the key, the value if there is one, and the checksum.
     let value_at = bytes.len() - FRAME_CRC_BYTES - if kind == Kind::Set { value.len() } else { 0 };
     Template {
@@ -179,7 +186,7 @@ mod tests {
     use super::*;
 
     fn requests(protocol: Protocol, key_bytes: usize, value_bytes: usize) -> Requests {
-        Requests::new(protocol, KeyFormat::new(key_bytes, 1000).unwrap(), value_bytes)
+        Requests::new(protocol, KeyFormat::new(key_bytes, 1000).unwrap(), value_bytes, None)
     }
 
     fn encoded(requests: &Requests, kind: Kind, key: u32, id: u32) -> Vec<u8> {

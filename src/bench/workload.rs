@@ -30,6 +30,17 @@ impl Kind {
     }
 }
 
+/// Which requests of a workload somebody takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of them.
+    All,
+    /// Those that change nothing.
+    Reads,
+    /// The others.
+    Writes,
+}
+
 /// How often each kind comes, relative to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mix {
@@ -46,6 +57,21 @@ impl Mix {
     pub(crate) fn only(kind: Kind) -> Mix {
         let weight = |this| u16::from(this == kind);
         Mix { get: weight(Kind::Get), set: weight(Kind::Set), delete: weight(Kind::Delete) }
+    }
+
+    /// Whether it both reads and writes.
+    pub(crate) fn has_both(self) -> bool {
+        self.get > 0 && (self.set > 0 || self.delete > 0)
+    }
+
+    /// How many of so many connections should read when each either reads or writes; at least one
+    /// for each that there is, as long as there are two.
+    pub(crate) fn readers(self, connections: usize) -> usize {
+        let writes = usize::from(self.set) + usize::from(self.delete);
+        let (reads, all) = (usize::from(self.get), usize::from(self.get) + writes);
+        let share = (connections * reads + all / 2) / all;
+        let most = connections - usize::from(writes > 0);
+        share.max(usize::from(reads > 0)).min(most)
     }
 
     /// Whether it never asks for anything.
@@ -81,10 +107,25 @@ impl Workload {
         }
     }
 
-    /// The next request.
+    /// Whether it has requests of this part.
     #[inline]
-    pub(crate) fn draw(&mut self) -> (Kind, u32) {
+    pub(crate) fn has(&self, part: Part) -> bool {
+        match part {
+            Part::All => true,
+            Part::Reads => self.get_below > 0,
+            Part::Writes => self.get_below < 1 << 32,
+        }
+    }
+
+    /// The next request of a part that it [has](Workload::has).
+    #[inline]
+    pub(crate) fn draw(&mut self, part: Part) -> (Kind, u32) {
         let random = u64::from(self.rng.random::<u32>());
+        let random = match part {
+            Part::All => random,
+            Part::Reads => 0,
+            Part::Writes => self.get_below + ((random * ((1 << 32) - self.get_below)) >> 32),
+        };
         let kind = if random < self.get_below {
             Kind::Get
         } else if random < self.set_below {
@@ -104,7 +145,7 @@ mod tests {
         let mut workload = Workload::new(mix, KeyChooser::Uniform(100), 3);
         let mut counts = [0; 3];
         for _ in 0..100_000 {
-            counts[workload.draw().0 as usize] += 1;
+            counts[workload.draw(Part::All).0 as usize] += 1;
         }
         counts
     }
@@ -122,11 +163,37 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_its_share_of_the_mix_and_nothing_else() {
+        let mix = Mix { get: 5, set: 3, delete: 1 };
+        let mut workload = Workload::new(mix, KeyChooser::Uniform(100), 3);
+        assert!([Part::All, Part::Reads, Part::Writes].iter().all(|part| workload.has(*part)));
+        let mut counts = [0; 3];
+        for _ in 0..10_000 {
+            assert_eq!(workload.draw(Part::Reads).0, Kind::Get);
+            counts[workload.draw(Part::Writes).0 as usize] += 1;
+        }
+        assert_eq!(counts[Kind::Get as usize], 0);
+        assert!((7_300..7_700).contains(&counts[Kind::Set as usize]), "{counts:?}");
+        let writes = Workload::new(Mix::only(Kind::Set), KeyChooser::Uniform(100), 3);
+        assert_eq!((writes.has(Part::Reads), writes.has(Part::Writes)), (false, true));
+        let reads = Workload::new(Mix::only(Kind::Get), KeyChooser::Uniform(100), 3);
+        assert_eq!((reads.has(Part::Reads), reads.has(Part::Writes)), (true, false));
+    }
+
+    #[test]
+    fn connections_are_shared_out_as_the_mix_says_and_nobody_is_left_out() {
+        let readers = |get, set, connections| Mix { get, set, delete: 0 }.readers(connections);
+        assert_eq!((readers(90, 10, 50), readers(1, 1, 5)), (45, 3));
+        assert_eq!((readers(999, 1, 2), readers(1, 999, 2)), (1, 1));
+        assert_eq!((readers(1, 0, 3), readers(0, 1, 3)), (3, 0));
+    }
+
+    #[test]
     fn a_seed_names_one_sequence() {
         let mix = Mix { get: 1, set: 1, delete: 1 };
         let draw = |seed| {
             let mut workload = Workload::new(mix, KeyChooser::Uniform(1000), seed);
-            (0..100).map(|_| workload.draw()).collect::<Vec<_>>()
+            (0..100).map(|_| workload.draw(Part::All)).collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));

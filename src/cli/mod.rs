@@ -5,6 +5,7 @@
 
 mod client;
 mod demo;
+mod prompt;
 mod serve;
 mod servers;
 mod status;
@@ -65,6 +66,13 @@ enum Command {
     ///
     /// Exit code 1 when it has not moved within --timeout-ms.
     Transfer(transfer::TransferFlags),
+    /// Talk to a cluster at a prompt, or line by line from a pipe
+    ///
+    /// Takes the verbs of the text protocol: HELP lists them. On a terminal it has a history and
+    /// completes words; from a pipe every line gets one reply line, and the exit code is 1 when a
+    /// request has failed. It follows the leader when a write needs one, and goes to another server
+    /// when its own is gone. A write whose connection was lost is not sent again: the reply says so.
+    Cli(prompt::PromptFlags),
     /// Run three nodes on this machine, to try things out
     ///
     /// Their data is in a temporary directory and goes with them. Prints how to talk to them, and
@@ -98,6 +106,12 @@ enum Error {
         id: u16,
         last_words: String,
     },
+    /// No server could be asked at all; an error line of the prompt.
+    NotConnected(String),
+    /// So many requests of a script have failed.
+    Failed(u64),
+    /// The terminal can not be used.
+    Terminal(io::Error),
     /// Leadership is still where it was: who leads, as far as anybody knows.
     NotMoved(Option<String>),
     Output(io::Error),
@@ -115,6 +129,9 @@ impl Error {
             | Error::Wal(_)
             | Error::NotFound
             | Error::Silent
+            | Error::NotConnected(_)
+            | Error::Failed(_)
+            | Error::Terminal(_)
             | Error::Demo { .. }
             | Error::NotMoved(_)
             | Error::Output(_) => ExitCode::FAILURE,
@@ -133,6 +150,10 @@ impl fmt::Display for Error {
             Error::Wal(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
+            Error::NotConnected(line) => f.write_str(line.strip_prefix("ERROR ").unwrap_or(line)),
+            Error::Failed(1) => f.write_str("a request has failed"),
+            Error::Failed(count) => write!(f, "{count} requests have failed"),
+            Error::Terminal(error) => write!(f, "the terminal: {error}"),
             Error::Demo { id, last_words } => {
                 write!(f, "node {id} does not start: {last_words}")
             }
@@ -219,6 +240,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
         Some(Command::Transfer(flags)) => transfer::run(&flags),
+        Some(Command::Cli(flags)) => prompt::run(&flags),
         Some(Command::Demo) => demo::run(),
         Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),

@@ -14,7 +14,7 @@ pub enum Failure {
     Io(io::ErrorKind),
     /// The name could not be resolved.
     Unresolved,
-    /// The server closed it.
+    /// The server closed it, or ended.
     Closed,
     /// The server gave no sign of life, asked or not, for longer than it may; or the connection
     /// was not there in time.
@@ -40,7 +40,11 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::Silent,
-            io::ErrorKind::UnexpectedEof => Failure::Closed,
+            // What has not been read at the end makes a reset of it.
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Failure::Closed,
             kind => Failure::Io(kind),
         }
     }

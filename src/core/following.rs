@@ -1,8 +1,51 @@
 //! What a node that does not lead knows of its leader, in the current term.
 
-use kvorum_protocol::LogIndex;
+use std::collections::VecDeque;
+
+use kvorum_protocol::{Batch, LogIndex, Term};
 
 use super::time::Instant;
+
+/// More than a leader has on its way at once.
+const PARKED_BYTES_MAX: usize = 32 << 20;
+
+/// Batches that the leader has sent and the log has no room for yet: consecutive ones, the first of
+/// which follows the end of the log. Nobody was told that they are here.
+#[derive(Debug, Default)]
+pub struct Parked {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+}
+
+impl Parked {
+    /// The first batch.
+    pub fn first(&self) -> Option<&Batch> {
+        self.batches.front()
+    }
+
+    /// Whether there are any and the last one ends with this entry.
+    pub fn ends_with(&self, index: LogIndex, term: Term) -> bool {
+        let last = self.batches.back().map(Batch::header);
+        last.is_some_and(|last| (last.last_index(), last.term) == (index, term))
+    }
+
+    /// Keeps a batch, if it is the next one. What is too much is dropped, as any message may be.
+    pub fn push(&mut self, batch: Batch) {
+        let last = self.batches.back().map(|last| last.header().last_index());
+        let is_next = last.is_none_or(|last| batch.header().first_index == last.next());
+        if is_next && self.bytes < PARKED_BYTES_MAX {
+            self.bytes += batch.bytes().len();
+            self.batches.push_back(batch);
+        }
+    }
+
+    /// Gives out the first batch.
+    pub fn pop(&mut self) -> Option<Batch> {
+        let batch = self.batches.pop_front()?;
+        self.bytes -= batch.bytes().len();
+        Some(batch)
+    }
+}
 
 /// A follower's or learner's side of replication. New in every term.
 #[derive(Debug, Default)]
@@ -18,6 +61,8 @@ pub struct Following {
     pub lost_at: Option<Instant>,
     /// The leader waits for an answer.
     pub owes_ack: bool,
+    /// What waits for room in the log.
+    pub parked: Parked,
     /// What was durable in the last acknowledgement.
     pub acked_durable: LogIndex,
 }

@@ -41,6 +41,7 @@ mod progress;
 pub mod quorum;
 pub mod raft;
 pub mod recovery;
+mod room;
 mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
@@ -58,6 +59,7 @@ pub use node::{
 };
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
+pub use room::NextSegment;
 pub use sessions::SessionBounds;
 pub use time::{Instant, Now};
 pub use waits::Wait;

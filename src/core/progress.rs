@@ -25,7 +25,7 @@ enum Mode {
     Stream,
     /// The entries at `next` are being read back from the disk.
     Fetch,
-    /// Nothing for a while: the member does not take the entries, or they can not be read.
+    /// Nothing for a while: the entries can not be read.
     Wait,
 }
 
@@ -58,8 +58,6 @@ pub struct Progress {
     /// How many timeouts to wait for a move. When more than one, things are not going well, and
     /// one Append at a time is enough.
     patience: u32,
-    /// What was durable when an Append was last rejected in the middle of the stream.
-    gap_at: Option<LogIndex>,
 }
 
 impl Progress {
@@ -78,7 +76,6 @@ impl Progress {
             in_flight_bytes: 0,
             moved_at: now,
             patience: 1,
-            gap_at: None,
         }
     }
 
@@ -138,7 +135,7 @@ impl Progress {
         true
     }
 
-    /// They can not be read, or are not taken: ask again after a while, each time a longer one.
+    /// They can not be read: try again after a while, each time a longer one.
     pub fn stall(&mut self, now: Instant) {
         self.probe(now);
         self.mode = Mode::Wait;
@@ -183,15 +180,7 @@ impl Progress {
         if is_durable {
             self.durable = LogIndex(0);
         }
-        // One gap may be a loss. A second one at the same place is a member that does not take
-        // what it is sent, for want of room: sending it all again would only keep links busy.
-        let is_stuck =
-            self.mode == Mode::Stream && self.gap_at.replace(self.durable) == Some(self.durable);
-        if is_stuck {
-            self.stall(now);
-        } else {
-            self.probe(now);
-        }
+        self.probe(now);
         self.next = LogIndex(hint.0.min(prev.0 - 1)).max(self.durable).next();
     }
 
@@ -235,8 +224,8 @@ mod tests {
         assert_eq!(member.next_to_send(), Some(LogIndex(10)));
     }
 
-    /// A member whose disk is full refuses without a word what it is sent, and rejects what
-    /// follows. It must not be sent the whole window again and again.
+    /// A member whose disk is full takes nothing of what it is sent, and says only how far it is.
+    /// It must not be sent the whole window again and again.
     #[test]
     fn a_member_that_takes_nothing_is_left_alone_for_longer_and_longer() {
         let timeout = Duration::from_millis(300);
@@ -249,14 +238,9 @@ mod tests {
             if member.probe_due().is_some() {
                 member.acknowledge(LogIndex(0), LogIndex(0), now);
             }
-            let mut last = 0;
             while let Some(next) = member.next_to_send() {
-                last = next.0 + 9;
-                member.sent(LogIndex(last), 1 << 20, now);
+                member.sent(LogIndex(next.0 + 9), 1 << 20, now);
                 sent_bytes += 1 << 20;
-            }
-            if last > 10 {
-                member.reject(LogIndex(last - 10), LogIndex(0), now);
             }
             member.acknowledge(LogIndex(0), LogIndex(0), now);
         }

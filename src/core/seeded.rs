@@ -69,11 +69,13 @@ pub enum Bug {
     RetryTellsItself,
     /// A write of a session with W below a majority is answered before it is committed.
     SessionAnswersBeforeCommit,
+    /// A follower takes what it may have no room for, and its votes have to wait behind that.
+    TakesBeyondRoom,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 33] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -106,5 +108,6 @@ impl Bug {
         Bug::TooOldRunsAgain,
         Bug::RetryTellsItself,
         Bug::SessionAnswersBeforeCommit,
+        Bug::TakesBeyondRoom,
     ];
 }

@@ -195,7 +195,7 @@ impl Sessions {
         let Entry::Occupied(entry) = self.sessions.entry(LogIndex(name.session)) else {
             return Err(Applied::SessionExpired);
         };
-        if self.bounds.are_over(entry.get().last_time, time) {
+        if self.bounds.is_over(entry.get().last_time, time) {
             let session = entry.remove();
             self.slots -= session.window as usize;
             self.room -= session.outcomes.capacity();
@@ -231,7 +231,7 @@ impl Sessions {
             let Reverse(told) = *front;
             let is_full = self.sessions.len() >= self.bounds.sessions
                 || self.slots + window > self.bounds.slots;
-            if !is_full && !self.bounds.are_over(told.time, time) {
+            if !is_full && !self.bounds.is_over(told.time, time) {
                 return;
             }
             let Entry::Occupied(entry) = self.sessions.entry(told.session) else {
@@ -253,7 +253,7 @@ impl Sessions {
 
 impl SessionBounds {
     /// Whether what was used last at one log time is over at another.
-    fn are_over(&self, last: LogTimeMs, now: LogTimeMs) -> bool {
+    fn is_over(&self, last: LogTimeMs, now: LogTimeMs) -> bool {
         now.0.saturating_sub(last.0) > self.idle_ms
     }
 }

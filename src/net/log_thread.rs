@@ -14,7 +14,7 @@ use kvorum_protocol::{LogIndex, Lsn};
 use mio::Waker;
 
 use crate::config::Fsync;
-use crate::core::Record;
+use crate::core::{NextSegment, Record};
 use crate::wal::{WalError, Writer};
 
 /// How the log stands.
@@ -27,8 +27,8 @@ pub struct News {
     pub staged: Lsn,
     /// Bytes that the log takes with certainty from there on.
     pub room_bytes: u64,
-    /// Whether more room may not come.
-    pub is_short_of_space: bool,
+    /// Whether more may come.
+    pub next_segment: NextSegment,
 }
 
 /// What is submitted at once.
@@ -318,7 +318,7 @@ impl LogLoop {
             durable,
             staged: self.writer.staged(),
             room_bytes: self.writer.room(),
-            is_short_of_space: self.writer.is_short_of_space(),
+            next_segment: self.writer.next_segment(),
         };
         if group_is_done || self.told != Some(news) {
             self.told = Some(news);

@@ -306,7 +306,7 @@ impl Reactor {
     fn take_news(&mut self, news: Option<News>, now: &Now) {
         if let Some(news) = news {
             self.node.durable(news.durable);
-            self.node.set_log_room(news.staged, news.room_bytes, news.is_short_of_space);
+            self.node.set_log_room(news.staged, news.room_bytes, news.next_segment);
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {

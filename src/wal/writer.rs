@@ -18,7 +18,7 @@ use super::record::{KIND_MARK, encode_body};
 use super::scan::Position;
 use super::spare::{Released, Spare, Spares};
 use super::state::LogState;
-use crate::core::Record;
+use crate::core::{NextSegment, Record};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskFile};
 
 /// After this long without a write, a mark is set behind the last one.
@@ -260,15 +260,14 @@ impl Writer {
     pub fn room(&self) -> u64 {
         let staged = self.buffer.len().next_multiple_of(BLOCK_BYTES) as u64;
         let active = (self.active.bytes - self.active.offset).checked_sub(staged);
-        let spare =
-            self.next_segment().map_or(0, |spare| spare.bytes - SEGMENT_HEADER_BYTES as u64);
+        let spare = self.spare().map_or(0, |spare| spare.bytes - SEGMENT_HEADER_BYTES as u64);
         // A record that does not fit into the rest of the active segment leaves that rest empty.
         let room = active.map_or(spare.saturating_sub(staged), |active| active.max(spare));
         room.saturating_sub(self.config.reserve_bytes)
     }
 
     /// The next segment, if it is made.
-    fn next_segment(&self) -> Option<&Spare> {
+    fn spare(&self) -> Option<&Spare> {
         self.spares.ready(self.config.segment_bytes(self.active.sequence + 1))
     }
 
@@ -277,14 +276,20 @@ impl Writer {
     /// repeated.
     #[must_use]
     pub fn lacks_next_segment(&self) -> bool {
-        self.next_segment().is_none() && self.spares.has_failed()
+        self.spare().is_none() && self.spares.has_failed()
     }
 
-    /// Whether that is for a reason of the disk, most likely want of space, and not because this
-    /// process has too many files open.
+    /// How it stands with the next segment. It only counts as lacking for a reason of the disk,
+    /// most likely want of space, and not when this process has too many files open.
     #[must_use]
-    pub fn is_short_of_space(&self) -> bool {
-        self.lacks_next_segment() && !self.spares.is_out_of_descriptors()
+    pub fn next_segment(&self) -> NextSegment {
+        match self.spare() {
+            Some(_) => NextSegment::Ready,
+            None if self.spares.has_failed() && !self.spares.is_out_of_descriptors() => {
+                NextSegment::Lacking
+            }
+            None => NextSegment::Coming,
+        }
     }
 
     /// What happens beside the writing: has the next segment made, removes or recycles released

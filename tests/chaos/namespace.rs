@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::support::child::Watchdog;
+
 /// A network namespace.
 pub struct Namespace {
     file: File,
@@ -27,6 +29,7 @@ impl Namespace {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("unshare: {error}"))?;
+        let _watchdog = Watchdog::over(&child);
         let mut byte = [b'.'];
         // Without a namespace it has ended, which the read tells.
         let _ = child.stdin.as_mut().expect("piped").write_all(&byte);

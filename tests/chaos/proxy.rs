@@ -123,9 +123,10 @@ impl Drop for Proxies {
             let _ = socket.shutdown(Shutdown::Both);
         }
         for (to, acceptor) in (1..).zip(self.acceptors.drain(..)) {
-            // It sees the end when it accepts something.
-            let _ = TcpStream::connect((proxy_host(to), PEER_PORT));
-            let _ = acceptor.join();
+            // It sees the end when it accepts something. Who can not be woken ends with the process.
+            if TcpStream::connect((proxy_host(to), PEER_PORT)).is_ok() {
+                let _ = acceptor.join();
+            }
         }
     }
 }

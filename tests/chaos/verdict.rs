@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::traffic::{KEYS, key_name};
 use super::trial::Trial;
+use crate::support::child::Ends as _;
 use crate::support::cluster::Cluster;
 use crate::support::history::Operation;
 use crate::support::linearizable::STEPS_MAX;
@@ -59,7 +60,8 @@ struct Log {
 
 impl Log {
     fn read(directory: &Path) -> Log {
-        let output = kvorum().args(["wal", "dump"]).arg(directory).output().expect("it runs");
+        let output =
+            kvorum().args(["wal", "dump"]).arg(directory).output_in_time().expect("it runs");
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("a dump is UTF-8");
         let mut log = Log { entries: BTreeMap::new(), committed: 0 };

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::support::cluster::Cluster;
-use crate::support::until;
+use crate::support::{Raises, until};
 use crate::{connect, connect_with, number, options};
 
 const WRITERS: usize = 6;
@@ -81,14 +81,7 @@ fn counters_lose_nothing_and_count_nothing_twice() {
             let (counters, client) = (&counters, &clients[writer % clients.len()]);
             scope.spawn(move || counters.add(writer, client));
         }
-        // Also when something panics.
-        struct Over<'a>(&'a Counters);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.is_over.store(true, Ordering::Relaxed);
-            }
-        }
-        let _over = Over(&counters);
+        let _over = Raises(&counters.is_over);
         counters.wait_for_progress();
         while Instant::now() < end {
             let first = chance.random_range(1..=3);

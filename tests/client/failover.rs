@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kvorum::client::{CallOptions, Client, Quorum, ReadFrom};
 
 use crate::support::cluster::{Cluster, Place};
-use crate::support::until;
+use crate::support::{Raises, until};
 use crate::{connect, number, options};
 
 const THREADS: usize = 8;
@@ -69,14 +69,7 @@ impl Load {
                 let load = &self;
                 scope.spawn(move || load.run(thread));
             }
-            // Also when it panics.
-            struct Over<'a>(&'a Load);
-            impl Drop for Over<'_> {
-                fn drop(&mut self) {
-                    self.0.is_over.store(true, Ordering::Relaxed);
-                }
-            }
-            let over = Over(&self);
+            let over = Raises(&self.is_over);
             self.wait_for_progress();
             happens(&self);
             self.wait_for_progress();

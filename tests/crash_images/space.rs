@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use kvorum::core::NextSegment;
 use kvorum::wal::{WalConfig, WalError, footprint};
 
 use crate::log_workload::{Journal, Running, config};
@@ -34,7 +35,7 @@ fn a_full_disk_is_told_before_anything_is_lost_and_ends_when_there_is_space() {
         }
         log.sync(&mut journal).unwrap();
     }
-    assert!(log.writer.is_short_of_space());
+    assert_eq!(log.writer.next_segment(), NextSegment::Lacking);
     assert!(batches >= 8, "{batches}");
     // The reserve still takes a vote.
     log.vote(&mut journal);
@@ -51,10 +52,10 @@ fn a_full_disk_is_told_before_anything_is_lost_and_ends_when_there_is_space() {
     // The next attempt comes after a second and not before.
     disk.set_space(None);
     let retry = log.writer.tend(now).unwrap().expect("it is tried again");
-    assert!(log.writer.is_short_of_space());
+    assert_eq!(log.writer.next_segment(), NextSegment::Lacking);
     now = retry.max(now + Duration::from_secs(1)) + Duration::from_secs(5);
     log.writer.tend(now).unwrap();
-    assert!(!log.writer.is_short_of_space());
+    assert_ne!(log.writer.next_segment(), NextSegment::Lacking);
     log.sync(&mut journal).unwrap();
     assert!(log.writer.room() >= BATCH_FOOTPRINT);
     drop(log);
@@ -68,7 +69,7 @@ fn tend_for_a_minute(log: &mut Running, start: Instant) -> u32 {
     let mut now = start;
     while now < start + Duration::from_secs(60) {
         let next = log.writer.tend(now).unwrap().expect("it is tried again");
-        assert!(log.writer.lacks_next_segment() && log.writer.is_short_of_space());
+        assert_eq!(log.writer.next_segment(), NextSegment::Lacking);
         assert!(next > now && next <= now + Duration::from_secs(10));
         now = next;
         looks += 1;
@@ -85,7 +86,7 @@ fn a_segment_that_is_not_made_yet_is_not_promised() {
     disk.set_space(Some(33 << 10));
     log.vote(&mut journal);
     while log.writer.room() >= BATCH_FOOTPRINT {
-        assert!(!log.writer.is_short_of_space());
+        assert_ne!(log.writer.next_segment(), NextSegment::Lacking);
         for _ in 0..log.writer.room() / BATCH_FOOTPRINT {
             log.batch(&mut journal, VALUE_BYTES);
         }
@@ -125,7 +126,8 @@ fn a_want_of_descriptors_is_not_taken_for_a_full_disk() {
     let mut log = Running::open(&disk, &mut Journal::default()).unwrap();
     disk.fail_at(1, Failure::Descriptors);
     let retry = log.writer.tend(Instant::now()).unwrap().expect("it is tried again");
-    assert!(log.writer.lacks_next_segment() && !log.writer.is_short_of_space());
+    assert_eq!(log.writer.next_segment(), NextSegment::Coming);
+    assert!(log.writer.lacks_next_segment());
     log.writer.tend(retry).unwrap();
     assert!(!log.writer.lacks_next_segment());
 }
@@ -163,7 +165,7 @@ fn a_spare_from_before_the_limits_were_raised_is_replaced() {
     let mut log = Running::open_with(&disk, &mut journal, raised()).unwrap();
     assert!(log.writer.room() < footprint(largest), "{}", log.writer.room());
     log.tend().unwrap();
-    assert!(!log.writer.is_short_of_space());
+    assert_ne!(log.writer.next_segment(), NextSegment::Lacking);
     assert!(log.writer.room() >= footprint(largest), "{}", log.writer.room());
     log.batch(&mut journal, largest - 100);
     log.sync(&mut journal).unwrap();

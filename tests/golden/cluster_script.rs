@@ -8,7 +8,7 @@ use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, NodeId, Op, Quoru
 
 use super::cluster::Cluster;
 use super::network::Link;
-use super::script::{Client, bounds, command, options};
+use super::script::{Client, Next, bounds, command, options};
 use super::words::{Name, Text};
 
 #[derive(goldenscript::Command)]
@@ -86,11 +86,11 @@ pub enum Step {
     Kill,
     /// It notices that another one's process is gone.
     Refused(u16),
-    /// The bytes that its log has room for.
+    /// The bytes that its log has room for; the `next` segment is ready, coming or lacking.
     Room {
         bytes: u64,
-        #[arg(key, optional)]
-        short: bool,
+        #[arg(key)]
+        next: Option<Next>,
     },
     /// What its disk holds.
     Log,
@@ -247,8 +247,8 @@ fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<
             Ok(()) => String::new(),
             Err(error) => format!("{error:?}\n"),
         },
-        Step::Room { bytes, short } => {
-            cluster.machine(id).room(*bytes, None, *short);
+        Step::Room { bytes, next } => {
+            cluster.machine(id).room(*bytes, None, Next::or_ready(*next));
             String::new()
         }
         request => ask(cluster, id, request)?,

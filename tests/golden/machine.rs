@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Asker, Fetch, Instant, Node, NodeConfig, Now, Options, Output, ReadOutcome, Record, Recovery,
-    ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
+    Asker, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome,
+    Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
@@ -268,9 +268,9 @@ impl Machine {
         log
     }
 
-    pub fn room(&mut self, bytes: u64, behind: Option<Lsn>, is_short_of_space: bool) {
+    pub fn room(&mut self, bytes: u64, behind: Option<Lsn>, next: NextSegment) {
         let behind = behind.unwrap_or_else(|| self.written());
-        self.node.set_log_room(behind, bytes, is_short_of_space);
+        self.node.set_log_room(behind, bytes, next);
     }
 
     fn written(&self) -> Lsn {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::str::FromStr;
 use std::time::Duration;
 
-use kvorum::core::{Options, SessionBounds};
+use kvorum::core::{NextSegment, Options, SessionBounds};
 use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, Op, PairList, Quorum, Read};
 
 use super::machine::{Machine, Setup};
@@ -93,13 +93,13 @@ pub enum Step {
     /// The wall clock is set.
     Wall(u64),
     /// The log has room for so many bytes behind the record at `behind`, or behind all that it was
-    /// given; `short`: and may not get more.
+    /// given; the `next` segment is ready, unless it says coming or lacking.
     Room {
         bytes: u64,
         #[arg(key)]
         behind: Option<u64>,
-        #[arg(key, optional)]
-        short: bool,
+        #[arg(key)]
+        next: Option<Next>,
     },
     /// The log is durable up to this position, or as far as it was given.
     Durable(Option<u64>),
@@ -126,6 +126,30 @@ impl FromStr for Client {
     fn from_str(name: &str) -> Result<Client, Self::Err> {
         let number = name.strip_prefix('c').and_then(|number| number.parse().ok());
         number.map(Client).ok_or("a client is called c1, c2, ...")
+    }
+}
+
+/// `next=coming`
+#[derive(Clone, Copy)]
+pub struct Next(NextSegment);
+
+impl Next {
+    /// What a script says, or that it is ready.
+    pub fn or_ready(next: Option<Next>) -> NextSegment {
+        next.map_or(NextSegment::Ready, |next| next.0)
+    }
+}
+
+impl FromStr for Next {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Next, Self::Err> {
+        match word {
+            "ready" => Ok(Next(NextSegment::Ready)),
+            "coming" => Ok(Next(NextSegment::Coming)),
+            "lacking" => Ok(Next(NextSegment::Lacking)),
+            _ => Err("the next segment is ready, coming or lacking"),
+        }
     }
 }
 
@@ -163,8 +187,8 @@ impl goldenscript::Runner for Script {
                 machine.set_wall(*ms);
                 String::new()
             }
-            Step::Room { bytes, behind, short } => {
-                machine.room(*bytes, behind.map(Lsn), *short);
+            Step::Room { bytes, behind, next } => {
+                machine.room(*bytes, behind.map(Lsn), Next::or_ready(*next));
                 String::new()
             }
             Step::Durable(upto) => machine.durable(upto.map(Lsn)),

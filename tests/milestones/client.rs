@@ -7,7 +7,7 @@ use kvorum::client::{CallOptions, Client, Options, Quorum, ReadFrom};
 
 use crate::support::cluster::{Cluster, Place};
 use crate::support::server::Server;
-use crate::support::until;
+use crate::support::{Raises, until};
 
 /// Far above what any call takes here.
 fn options() -> Options {
@@ -240,10 +240,11 @@ fn m6_a_crash_of_the_leader_under_load_is_latency_and_no_error() {
                 })
             })
             .collect();
+        let over = Raises(&is_over);
         go_on();
         cluster.kill(cluster.leader());
         go_on();
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
     });
     println!("the longest call took {longest:?}");

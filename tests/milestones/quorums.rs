@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::child::Ends as _;
 use crate::support::client::Text;
 use crate::support::cluster::Cluster;
 use crate::support::disk::SmallDisk;
@@ -51,7 +52,7 @@ fn m4_n_w_and_r_are_configurable() {
     assert_eq!(client.ask("GET k"), "VALUE w");
     assert!(client.ask("QUORUM w=4").starts_with("ERROR BAD_REQUEST "));
     let arguments = ["--member", "1=127.0.0.1:1/127.0.0.1:2", "--write-quorum", "2"];
-    let output = kvorum().arg("serve").args(arguments).output().unwrap();
+    let output = kvorum().arg("serve").args(arguments).output_in_time().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 

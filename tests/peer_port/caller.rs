@@ -8,6 +8,7 @@ use kvorum_protocol::peer::handshake::{Dialer, Failure, Step};
 use kvorum_protocol::peer::{Introduction, Lane};
 use kvorum_protocol::{LogIndex, NodeId, Term};
 
+use crate::support::child::Ends as _;
 use crate::support::client::Raw;
 use crate::support::cluster::Cluster;
 use crate::support::server::kvorum;
@@ -35,11 +36,11 @@ pub fn introduction(cluster: &Cluster, from: usize, to: usize) -> Introduction {
 
 /// The highest that a node remembers. It must not be told another: whoever hears of a higher one
 /// does not let the real node in again.
-fn term(cluster: &Cluster, id: usize) -> Term {
+pub fn term(cluster: &Cluster, id: usize) -> Term {
     if cluster.running().any(|running| running == id) {
         return Term(cluster.node(id).status_number("term"));
     }
-    let output = kvorum().args(["wal", "dump", "--brief"]).arg(cluster.data(id)).output();
+    let output = kvorum().args(["wal", "dump", "--brief"]).arg(cluster.data(id)).output_in_time();
     let dump = String::from_utf8(output.expect("a dump").stdout).expect("words");
     let word = dump.rsplit_once(" TERM term=").expect("a term").1.split_whitespace().next();
     Term(word.expect("a number").parse().expect("a number"))

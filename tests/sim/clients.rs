@@ -105,10 +105,13 @@ pub fn key_bytes(call: &Call) -> Vec<u8> {
     format!("k{}", call.key).into_bytes()
 }
 
-/// The same of what is to be stored, if it is.
-pub fn value_bytes(call: &Call) -> Option<Vec<u8>> {
+/// The same of what is to be stored, if it is. Every second value is so long at least.
+pub fn value_bytes(call: &Call, large_bytes: usize) -> Option<Vec<u8>> {
     match call.action {
-        Action::Set(value) => Some(value.to_string().into_bytes()),
+        Action::Set(value) => {
+            let bytes = if value % 2 == 0 { large_bytes } else { 0 };
+            Some(format!("{value:0bytes$}").into_bytes())
+        }
         Action::Get | Action::Delete => None,
     }
 }
@@ -197,7 +200,8 @@ impl Clients {
             false => 0,
         };
         let copies = copies.max(at_least);
-        Some(Write { key: key_bytes(call), value: value_bytes(call), copies })
+        let value = value_bytes(call, self.options.large_bytes);
+        Some(Write { key: key_bytes(call), value, copies })
     }
 
     /// A value that nobody has set.
@@ -292,15 +296,12 @@ impl World {
     }
 
     /// Sends a write of a session.
-    pub fn send_write(
-        &mut self,
-        client: u32,
-        call: Call,
-        quorum: Option<Quorum>,
-        number: CourseNumber,
-    ) {
-        let history = self.clients.courses[number].history;
-        self.send_request(client, Wish::Key(call), quorum, history, Some(number));
+    pub fn send_write(&mut self, number: CourseNumber, is_awaited: bool) {
+        let course = &self.clients.courses[number];
+        let (client, call) = (course.client, course.call.clone());
+        let (quorum, history) = (course.quorum, course.history);
+        let op = self.send_request(client, Wish::Key(call), quorum, history, Some(number));
+        self.clients.ops[op as usize].is_done = !is_awaited;
     }
 
     fn send_request(
@@ -310,7 +311,7 @@ impl World {
         quorum: Option<Quorum>,
         history: Option<OperationId>,
         course: Option<CourseNumber>,
-    ) {
+    ) -> OpNumber {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
         let read = match &wish {
@@ -357,6 +358,7 @@ impl World {
             let patience = self.now + self.options.clients.patience;
             self.queue.schedule(patience, Event::GiveUp(number));
         }
+        number
     }
 
     /// A request comes to its node, which may be gone.

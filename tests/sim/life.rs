@@ -1,9 +1,9 @@
 //! How processes begin and end, and what their disks do meanwhile.
 
 use kvorum::core::seeded::Bug;
-use kvorum::core::{Fetch, Node, NodeConfig, Recovery};
+use kvorum::core::{Fetch, Node, NodeConfig, Record, Recovery};
 use kvorum::wal::{self, Fetcher, Identity, WalConfig, WalError};
-use kvorum_protocol::ClusterId;
+use kvorum_protocol::{ClusterId, Op};
 
 use crate::image::{LogImage, Observed};
 use crate::invariants::{Checked, Violation, ensure};
@@ -12,6 +12,7 @@ use crate::memory_disk::Loss;
 use crate::network::Place;
 use crate::node::{Input, Process, id_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::turn::words_of_record;
 use crate::world::{Event, World};
 
 /// How a process ends.
@@ -170,25 +171,47 @@ impl World {
         let Some(process) = &mut self.machines[place].process else { return Ok(()) };
         match process.log.submit() {
             Ok(submitted) => self.begin_sync(place, submitted),
-            Err(error) => return self.log_failed(place, &error),
+            Err(error) => self.log_failed(place, &error),
         }
-        Ok(())
     }
 
-    fn begin_sync(&mut self, place: Place, submitted: Submitted) {
+    fn begin_sync(&mut self, place: Place, submitted: Submitted) -> Checked {
         let life = self.machines[place].life;
         match submitted {
             Submitted::Nothing => {}
-            Submitted::LacksRoom => self.tend_at(place, self.now + MILLISECOND),
+            Submitted::LacksRoom => {
+                self.lacks_room(place)?;
+                self.tend_at(place, self.now + MILLISECOND);
+            }
             Submitted::Written => {
                 let disk = self.options.disk.clone();
                 let mut takes = 20 * MICROSECOND + self.chance.wait(disk.sync);
-                if self.chance.happens(disk.slow_share) {
+                let fills_up = self.fill_at_roll(place);
+                if fills_up || self.chance.happens(disk.slow_share) {
                     takes += self.chance.between(0, disk.slow_sync);
                 }
                 self.queue.schedule(self.now + takes, Event::Synced(place, life));
             }
         }
+        Ok(())
+    }
+
+    /// On a full disk only that waits for room which has to be written whether there is any or not.
+    /// Whatever else a node took would stand before its next vote.
+    fn lacks_room(&self, place: Place) -> Checked {
+        let process = self.machines[place].process.as_ref().expect("its log has just spoken");
+        let is_optional = |record: &&Record| match record {
+            Record::Batch(batch) => batch.entries().any(|(_, command)| command.op != Op::Noop),
+            Record::TermVote { .. } | Record::Truncate { .. } => false,
+        };
+        let optional = process.log.lacking().find(is_optional);
+        ensure(optional.is_none(), "no vote waits for room", || {
+            format!(
+                "n{} waits with {}",
+                place + 1,
+                optional.map_or_else(String::new, words_of_record)
+            )
+        })
     }
 
     pub fn synced(&mut self, place: Place, life: u32) -> Checked {
@@ -219,7 +242,7 @@ impl World {
                 if process.told != Some(process.log.standing()) {
                     self.wake(place);
                 }
-                self.begin_sync(place, submitted);
+                self.begin_sync(place, submitted)?;
                 if let Some(at) = again {
                     self.tend_at(place, at.max(self.now + MILLISECOND));
                 }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvorum::core::Record;
+use kvorum::core::{NextSegment, Record};
 use kvorum::wal::{WalError, Writer};
 use kvorum_protocol::{LogIndex, Lsn};
 
@@ -16,7 +16,7 @@ pub struct Standing {
     pub durable: Lsn,
     pub staged: Lsn,
     pub room_bytes: u64,
-    pub is_short_of_space: bool,
+    pub next_segment: NextSegment,
 }
 
 /// What became of a group that was submitted.
@@ -66,7 +66,7 @@ impl Log {
             durable: self.durable,
             staged: self.writer.staged(),
             room_bytes: self.writer.room(),
-            is_short_of_space: self.writer.is_short_of_space(),
+            next_segment: self.writer.next_segment(),
         }
     }
 
@@ -108,6 +108,13 @@ impl Log {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What the disk has no room for.
+    pub fn lacking(&self) -> impl Iterator<Item = &Record> {
+        let written = self.writer.written();
+        let lacking = self.group.iter().filter(move |(lsn, _)| *lsn > written);
+        lacking.map(|(_, record)| record)
     }
 
     /// The sync is through. Answers with the records that are durable now.

@@ -5,10 +5,10 @@
 //!
 //! # Reading it
 //! - [`world`]: what happens, one event after the other; [`turn`]: what a process does;
-//!   [`life`]: how it begins and ends.
+//!   [`life`]: how it begins and ends; [`wire`]: what nodes say, as the frames that they send.
 //! - [`options`]: what one seed is about; [`nemesis`]: what goes wrong.
 //! - [`invariants`]: what must always be true; [`ending`]: what must come true when all faults end;
-//!   [`clients`]: what clients may see.
+//!   [`clients`]: what clients may see; [`sessions`]: how they send again what may be lost.
 //!
 //! # Running it
 //! `cargo test --test sim` runs the short form. With these in the environment:
@@ -51,6 +51,7 @@ mod seeded_bugs;
 mod sessions;
 mod trace;
 mod turn;
+mod wire;
 mod world;
 
 use std::ops::Range;

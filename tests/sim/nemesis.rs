@@ -1,5 +1,6 @@
 //! What goes wrong, and when.
 
+use kvorum::core::NextSegment;
 use kvorum::disk::{BLOCK_BYTES, Disk};
 
 use crate::invariants::Checked;
@@ -203,9 +204,31 @@ impl World {
         self.note_node(place, || format!("disk operation {at} will fail: {how:?}"));
     }
 
+    /// Any time, or just when nobody knows whether there is space for the next segment.
     fn fill_disk(&mut self, place: Place) {
+        if self.chance.happens(0.5) {
+            self.machines[place].fills_at_roll = true;
+        } else {
+            self.fill_disk_now(place);
+        }
+    }
+
+    /// The log has just written: the time may have come. Then it also takes long, so that much
+    /// happens before anybody knows that there is no space.
+    pub fn fill_at_roll(&mut self, place: Place) -> bool {
+        let machine = &self.machines[place];
+        let next = machine.process.as_ref().map(|process| process.log.standing().next_segment);
+        let fills_up = machine.fills_at_roll && next == Some(NextSegment::Coming);
+        if fills_up {
+            self.fill_disk_now(place);
+        }
+        fills_up
+    }
+
+    fn fill_disk_now(&mut self, place: Place) {
         self.note_node(place, || "disk is full".to_owned());
         self.machines[place].is_full = true;
+        self.machines[place].fills_at_roll = false;
         self.machines[place].disk.set_space(Some(0));
         let until: Time = self.now + self.chance.wait(3 * SECOND);
         self.queue.schedule(until, Event::Space(place));
@@ -214,6 +237,7 @@ impl World {
     pub fn free_space(&mut self, place: Place) {
         self.note_node(place, || "disk has space".to_owned());
         self.machines[place].is_full = false;
+        self.machines[place].fills_at_roll = false;
         self.machines[place].disk.set_space(None);
     }
 

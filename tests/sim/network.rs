@@ -88,7 +88,7 @@ impl Network {
 
     /// When a message arrives that leaves now: never, once or twice.
     pub fn send(&mut self, chance: &mut Chance, now: Time, from: Place, to: Place) -> Vec<Time> {
-        let NetworkOptions { delay, reorders, loss, duplication, strays } = self.options;
+        let NetworkOptions { delay, reorders, loss, duplication, strays, .. } = self.options;
         let link = self.link(from, to);
         if link.cut || chance.happens(loss) {
             return Vec::new();
@@ -110,6 +110,11 @@ impl Network {
             .collect();
         link.in_flight += arrivals.len();
         arrivals
+    }
+
+    /// Whether a link flips bits of what it carries now.
+    pub fn changes(&self, chance: &mut Chance) -> bool {
+        chance.happens(self.options.flips)
     }
 
     /// A message of this connection arrives; false when the connection is gone.
@@ -148,6 +153,7 @@ impl Network {
             (link.clogged_until, link.last_arrival) = (0, 0);
         }
         (self.options.loss, self.options.duplication, self.options.strays) = (0.0, 0.0, 0.0);
+        self.options.flips = 0.0;
         self.options.delay = self.options.delay.min(1000 * MICROSECOND);
     }
 }

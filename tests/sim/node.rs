@@ -28,6 +28,8 @@ pub struct Machine {
     pub turn_at: Time,
     /// The disk has no space for more.
     pub is_full: bool,
+    /// It is going to be full when the log begins its next segment.
+    pub fills_at_roll: bool,
     /// A sector was damaged: the log may refuse to open.
     pub is_damaged: bool,
     /// The log has refused, for good.
@@ -82,6 +84,7 @@ impl Machine {
             paused_until: 0,
             turn_at: Time::MAX,
             is_full: false,
+            fills_at_roll: false,
             is_damaged: false,
             is_out: false,
             is_doomed: false,

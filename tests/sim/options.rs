@@ -40,6 +40,8 @@ pub struct ClientOptions {
     pub relaxed: bool,
     /// How many requests a client sends before it waits.
     pub depth: usize,
+    /// How long every second value is at least, so that logs fill up.
+    pub large_bytes: usize,
     /// Mean time between two requests of a client.
     pub think: Time,
     /// How long a client waits for an answer before it gives up.
@@ -62,6 +64,8 @@ pub struct NetworkOptions {
     pub duplication: f64,
     /// How often a message takes up to [`STRAY_MAX`].
     pub strays: f64,
+    /// How often some bits of a message are changed.
+    pub flips: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -139,6 +143,7 @@ impl ClientOptions {
             keys: chance.one_of(&[1, 1, 2, 3, 5, 8]),
             relaxed: chance.happens(0.5),
             depth: chance.one_of(&[1, 1, 2, 4, 8]),
+            large_bytes: chance.one_of(&[0, 0, 3000]),
             // All clients together, so that histories and logs stay of one size.
             think: u64::from(count) * chance.magnitude(8, 60) * MILLISECOND,
             patience: chance.between(200, 6000) * MILLISECOND,
@@ -160,6 +165,7 @@ impl NetworkOptions {
             reorders,
             strays,
             loss: if chance.happens(0.5) { chance.fraction(0.0, 0.3) } else { 0.0 },
+            flips: if chance.happens(0.3) { chance.fraction(0.0, 0.02) } else { 0.0 },
             duplication: if chance.happens(0.5) { chance.fraction(0.0, 0.5) } else { 0.0 },
         }
     }

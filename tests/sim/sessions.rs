@@ -10,7 +10,7 @@ use kvorum_protocol::{Quorum, SessionSequence};
 use crate::chance::Chance;
 use crate::clients::Told;
 use crate::history::OperationId;
-use crate::queue::{MILLISECOND, Time};
+use crate::queue::{MILLISECOND, SECOND, Time};
 use crate::register::Call;
 use crate::turn::is_not_applied;
 use crate::world::{Event, World};
@@ -20,6 +20,12 @@ pub type CourseNumber = usize;
 
 /// How long a client waits before it sends a write again, in the mean.
 const RETRY_DELAY: Time = 20 * MILLISECOND;
+
+/// How often a sending has a twin that comes long after, by a way that its client has forgotten.
+const TWINS: f64 = 0.05;
+
+/// How long after, in the mean.
+const TWIN_DELAY: Time = SECOND;
 
 /// How often a client loses interest instead.
 const ABANDONS: f64 = 0.03;
@@ -104,9 +110,9 @@ impl ClientSession {
 /// A write on its way through the cluster.
 #[derive(Clone, Debug)]
 pub struct Course {
-    client: u32,
-    call: Call,
-    quorum: Option<Quorum>,
+    pub client: u32,
+    pub call: Call,
+    pub quorum: Option<Quorum>,
     pub name: SessionSequence,
     /// Its place in the history of linearizable operations, if it belongs there.
     pub history: Option<OperationId>,
@@ -141,10 +147,23 @@ impl World {
         self.send_course(self.clients.courses.len() - 1);
     }
 
-    /// A write is sent, for the first time or again.
+    /// A write is sent, for the first time or again. In the end with a W that there is, also when
+    /// a voter is down for good.
     pub fn send_course(&mut self, number: CourseNumber) {
-        let Course { client, call, quorum, .. } = self.clients.courses[number].clone();
-        self.send_write(client, call, quorum, number);
+        if self.clients.are_quiet {
+            self.clients.courses[number].quorum = None;
+        }
+        self.send_write(number, true);
+        if self.chance.happens(TWINS) {
+            self.clients.courses[number].may_be_applied = true;
+            let at = self.now + self.chance.wait(TWIN_DELAY);
+            self.queue.schedule(at, Event::Twin(number));
+        }
+    }
+
+    /// A twin of a sending comes out of the network. Nobody waits for its answer.
+    pub fn twin_comes(&mut self, number: CourseNumber) {
+        self.send_write(number, false);
     }
 
     /// What became of asking for a session: its name, or nothing.

@@ -36,7 +36,8 @@ impl Trace {
     pub fn line(&mut self, at: Time, who: impl fmt::Display, what: impl FnOnce() -> String) {
         let Some(written) = &mut self.written else { return };
         let (ms, us) = (at / 1_000_000, at / MICROSECOND % 1000);
-        let line = format!("{ms:>7}.{us:03} {who:<5} {}", what());
+        // Some values are long.
+        let line = format!("{ms:>7}.{us:03} {who:<5} {:.300}", what());
         line.hash(&mut written.hasher);
         if written.lines.len() == written.lines_max {
             written.lines.pop_front();

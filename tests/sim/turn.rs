@@ -15,6 +15,7 @@ use crate::node::{Input, Process, place_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::register::Action;
 use crate::trace::words;
+use crate::wire;
 use crate::world::{Event, World};
 
 /// How often a request that the core could not take is tried again without news from the log.
@@ -67,8 +68,8 @@ impl World {
         if has_news {
             process.told = Some(standing);
             process.core.durable(standing.durable);
-            let (room, is_short) = (standing.room_bytes, standing.is_short_of_space);
-            process.core.set_log_room(standing.staged, room, is_short);
+            let (room, next) = (standing.room_bytes, standing.next_segment);
+            process.core.set_log_room(standing.staged, room, next);
         }
         for input in std::mem::take(&mut process.inbox) {
             self.take_in(place, &mut process.core, &now, input)?;
@@ -164,9 +165,14 @@ impl World {
         ensure(in_flight <= IN_FLIGHT_MAX, "queues are bounded", || {
             format!("{in_flight} messages from n{} to n{}", from + 1, to + 1)
         })?;
+        let whole = wire::encode(&message);
         for at in arrivals {
-            let message = message.clone();
-            self.queue.schedule(at, Event::Deliver { from, to, connection, message });
+            let was_changed = self.network.changes(&mut self.chance);
+            let frame = match was_changed {
+                true => wire::flip_bits(&mut self.chance, &whole),
+                false => whole.clone(),
+            };
+            self.queue.schedule(at, Event::Deliver { from, to, connection, frame, was_changed });
         }
         Ok(())
     }
@@ -215,7 +221,8 @@ impl World {
                 }
             }
             Wish::Key(call) => {
-                let (key, value) = (key_bytes(call), value_bytes(call));
+                let large_bytes = self.options.clients.large_bytes;
+                let (key, value) = (key_bytes(call), value_bytes(call, large_bytes));
                 let change = match &value {
                     Some(value) => Op::Set { key: &key, value },
                     None => Op::Delete { key: &key },
@@ -328,7 +335,7 @@ pub fn is_not_applied(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::QuorumTimeout | Refusal::LeaderChanged)
 }
 
-fn words_of_record(record: &Record) -> String {
+pub fn words_of_record(record: &Record) -> String {
     match record {
         Record::Batch(batch) => {
             let header = batch.header();

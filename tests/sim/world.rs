@@ -5,9 +5,9 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use kvorum::core::Fetch;
 use kvorum::core::seeded::Bug;
-use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Member, MemberList, NodeId, Role};
 
 use crate::chance::Chance;
@@ -39,7 +39,9 @@ pub enum Event {
         from: Place,
         to: Place,
         connection: u32,
-        message: Message,
+        frame: Bytes,
+        /// Bits of it were flipped.
+        was_changed: bool,
     },
     /// A sync of this life is through.
     Synced(Place, u32),
@@ -76,6 +78,8 @@ pub enum Event {
     GiveUp(OpNumber),
     /// A client sends a write of its session again.
     Resend(CourseNumber),
+    /// The network has kept a copy of a sending until now.
+    Twin(CourseNumber),
     LookForOverdue,
     /// All faults end.
     Heal,
@@ -174,9 +178,9 @@ impl World {
     fn happen(&mut self, event: Event) -> Checked {
         match event {
             Event::Turn(place) => self.turn(place)?,
-            Event::Deliver { from, to, connection, message } => {
+            Event::Deliver { from, to, connection, frame, was_changed } => {
                 if self.network.arrive(from, to, connection) {
-                    self.give(to, Input::Message(id_of(from), message));
+                    self.take_frame(from, to, &frame, was_changed)?;
                 }
             }
             Event::Synced(place, life) => self.synced(place, life)?,
@@ -203,6 +207,7 @@ impl World {
             Event::Broken(op) => self.broken(op),
             Event::GiveUp(op) => self.give_up(op),
             Event::Resend(course) => self.send_course(course),
+            Event::Twin(course) => self.twin_comes(course),
             Event::LookForOverdue => {
                 self.look_for_overdue()?;
                 self.queue.schedule(self.now + LOOK_INTERVAL, Event::LookForOverdue);

@@ -1,7 +1,9 @@
 //! A file system of a few megabytes, for running out of space.
 
 use std::path::Path;
+use std::process::Command;
 
+use super::child::Ends as _;
 use super::{tool, try_tool};
 
 /// A mounted ext4 of its own; unmounted when it is dropped.
@@ -80,7 +82,7 @@ pub struct Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("fsfreeze").arg("-u").arg(&self.path).status();
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.path).output_in_time();
     }
 }
 
@@ -103,5 +105,5 @@ impl Drop for SmallDisk {
 
 fn unmount(path: &Path) {
     // Lazily: a test that has failed may still have files open there.
-    let _ = std::process::Command::new("umount").arg("-l").arg(path).status();
+    let _ = Command::new("umount").arg("-l").arg(path).output_in_time();
 }

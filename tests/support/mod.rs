@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod child;
 pub mod client;
 pub mod cluster;
 pub mod disk;
@@ -16,9 +17,13 @@ pub mod register;
 pub mod resources;
 pub mod server;
 pub mod strace;
+pub mod terminal;
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use self::child::Ends as _;
 
 /// How long anything may take before the test gives up. Far above what it takes on a busy machine:
 /// no test is about speed.
@@ -42,6 +47,15 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Raises a flag when it is dropped, also in a panic: for threads that run until it is raised.
+pub struct Raises<'a>(pub &'a AtomicBool);
+
+impl Drop for Raises<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs a tool of the system to its end, and panics with what it said when it fails.
 pub fn tool(program: &str, arguments: &[&str]) {
     try_tool(program, arguments).unwrap_or_else(|reason| panic!("{reason}"));
@@ -55,7 +69,7 @@ pub fn try_tool(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .output()
+        .output_in_time()
         .unwrap_or_else(|error| panic!("{program}: {error}; `.ci/run` installs it"));
     if output.status.success() {
         return Ok(());

@@ -3,13 +3,14 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 
 use kvorum::client::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::child::{end_of, try_end_of};
 use super::client::{Raw, Text};
 use super::strace::Strace;
 use super::{PATIENCE, deadline, until};
@@ -119,7 +120,7 @@ impl Process {
 
     fn wait(&mut self) -> Exit {
         while self.line().is_some() {}
-        let status: ExitStatus = self.child.wait().expect("the child is ours");
+        let status = end_of(&mut self.child);
         let stderr = self.stderr.take().map(|reader| reader.join().expect("the reader lives"));
         Exit {
             code: status.code(),
@@ -132,7 +133,7 @@ impl Process {
     /// Kills it unless it has ended.
     fn end(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = try_end_of(&mut self.child);
     }
 
     fn signal(&self, signal: Signal) {

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::child::{Watchdog, end_of, try_end_of};
+
 /// The calls that write to files. Sockets are written to with others.
 pub const DISK_WRITES: &str = "pwrite64,pwritev,pwritev2";
 
@@ -41,9 +43,11 @@ impl Strace {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("strace: {error}; `.ci/run` installs it"));
+        let watchdog = Watchdog::over(&child);
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
         stderr.read_line(&mut line).expect("strace says something");
+        drop(watchdog);
         assert!(
             line.contains("attached"),
             "strace can not attach ({}): these tests need root or CAP_SYS_PTRACE",
@@ -63,12 +67,14 @@ impl Strace {
     /// threads that are dying, it may wait for them forever.
     pub fn kill(mut self) {
         self.child.kill().expect("strace is ours");
-        self.child.wait().expect("strace is ours");
+        end_of(&mut self.child);
     }
 
     fn stop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
+        if try_end_of(&mut self.child).is_none() {
+            let _ = self.child.kill();
+        }
     }
 }
 

@@ -3,14 +3,23 @@
 use kvorum_protocol::peer::{Append, Message};
 use kvorum_protocol::{Batch, LogIndex, NodeId, Term};
 
-use super::{Node, RECORD_OVERHEAD_BYTES, Violation, has_bug};
+use super::{Node, Violation, has_bug};
+use crate::core::following::Parked;
 
 impl Node {
     pub(super) fn on_append(&mut self, from: NodeId, append: Append) -> Result<(), Violation> {
         let Append { prev, prev_term, commit, batches, term } = append;
+        if batches.iter().any(|batch| batch.header().term > term) {
+            return Err(Violation("it brings entries of a later term"));
+        }
         // Entries that are new here are acknowledged when they are durable; all else at once.
         let end_before = self.log.end().index;
         let Some(matched) = self.matched_by(prev, prev_term) else {
+            if self.following.parked.ends_with(prev, prev_term) {
+                batches.into_iter().for_each(|batch| self.following.parked.push(batch));
+                self.following.owes_ack = true;
+                return Ok(());
+            }
             let (hint, hint_term) = self.log.terms().last_up_to(prev, prev_term);
             self.send(from, Message::AppendReject { term, prev, hint, hint_term });
             return Ok(());
@@ -22,12 +31,7 @@ impl Node {
         }
         self.following.matched = self.following.matched.max(matched);
         for batch in batches {
-            if batch.header().term > term {
-                return Err(Violation("it brings entries of a later term"));
-            }
-            if !self.take_batch(batch)? {
-                break;
-            }
+            self.take_batch(batch)?;
         }
         self.following.owes_ack |= self.log.end().index <= end_before;
         self.commit_up_to(commit);
@@ -49,27 +53,50 @@ impl Node {
         Some(batch.header().last_index())
     }
 
-    /// Takes a batch into the log, unless it is there. False when there is no room.
-    fn take_batch(&mut self, batch: Batch) -> Result<bool, Violation> {
+    /// Takes a batch into the log, unless it is there, as soon as there is room.
+    fn take_batch(&mut self, batch: Batch) -> Result<(), Violation> {
         let header = *batch.header();
         if header.last_index() <= self.log.committed() {
-            return Ok(true);
+            return Ok(());
         }
         if let Some(own) = self.log.batch_with(header.first_index) {
             if *own.header() == header {
                 self.following.matched = self.following.matched.max(header.last_index());
-                return Ok(true);
+                return Ok(());
             }
             self.replace_from(header.first_index, header.term)?;
         }
-        let bytes = batch.bytes().len() as u64 + RECORD_OVERHEAD_BYTES;
-        if self.log_is_short_of_space && bytes > self.log_room_bytes {
-            return Ok(false);
+        if self.following.parked.first().is_some() || !self.has_room_for(&batch) {
+            self.following.parked.push(batch);
+            return Ok(());
         }
+        self.append(batch)
+    }
+
+    /// Nothing is given to the log that could have to wait there, be it that the next segment is
+    /// still being made: if it can not be, a vote would have to wait behind it.
+    fn has_room_for(&self, batch: &Batch) -> bool {
+        self.room.takes(batch.bytes().len(), &self.log)
+            || has_bug!(self, TakesBeyondRoom) && !self.room.is_last()
+    }
+
+    fn append(&mut self, batch: Batch) -> Result<(), Violation> {
+        let last = batch.header().last_index();
         let staged = self.log.append(batch).map_err(Violation)?;
         self.keep_record(staged);
-        self.following.matched = header.last_index();
-        Ok(true)
+        self.following.matched = last;
+        Ok(())
+    }
+
+    /// Takes what has waited for room into the log, as far as there is room now.
+    pub(super) fn take_parked(&mut self) {
+        while self.following.parked.first().is_some_and(|batch| self.has_room_for(batch)) {
+            let batch = self.following.parked.pop().expect("there is a first one");
+            if self.append(batch).is_err() {
+                // It does not fit. The leader sends it again, and then is told so.
+                self.following.parked = Parked::default();
+            }
+        }
     }
 
     /// The leader has another batch at `first`: this one's, and all behind it, were never

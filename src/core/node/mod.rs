@@ -28,6 +28,7 @@ use super::pending::PendingReads;
 use super::quorum::majority;
 use super::raft::{Raft, Role};
 use super::recovery::Recovery;
+use super::room::{NextSegment, RECORD_OVERHEAD_BYTES, Room};
 use super::sessions::Sessions;
 use super::state::State;
 use super::store::Store;
@@ -39,9 +40,6 @@ pub use config::{
     Asker, MemberProgress, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError, Violation,
     WriteOutcome,
 };
-
-/// Room that a record takes in the log beyond its body: its header, and the rest of a disk block.
-const RECORD_OVERHEAD_BYTES: u64 = 2 * 4096;
 
 /// One `poll` stops when its answers hold this many bytes of values; the shell polls again.
 const POLL_VALUES_BYTES_SOFT: usize = 4 << 20;
@@ -101,10 +99,8 @@ pub struct Node {
     election_deadline: Option<Instant>,
     /// The record of the current term and vote was on its way to the disk at the last tick.
     votes_soon: bool,
-    /// Bytes that the log is certain to take, of what is not sealed yet.
-    log_room_bytes: u64,
-    /// Whether more room may not come: then writes are refused instead of waiting for it.
-    log_is_short_of_space: bool,
+    /// What the log is certain to take.
+    room: Room,
     reads_found: u64,
     reads_missed: u64,
     #[cfg(feature = "seeded-bugs")]
@@ -162,8 +158,7 @@ impl Node {
             replies: Vec::new(),
             election_deadline: None,
             votes_soon: false,
-            log_room_bytes,
-            log_is_short_of_space: false,
+            room: Room::new(log_room_bytes),
             reads_found: 0,
             reads_missed: 0,
             #[cfg(feature = "seeded-bugs")]
@@ -217,12 +212,11 @@ impl Node {
         self.log.mark_durable(upto);
     }
 
-    /// Behind the record at `written`, the log takes this many bytes with certainty. When it is
-    /// short of space it may not get more.
-    pub fn set_log_room(&mut self, written: Lsn, bytes: u64, is_short_of_space: bool) {
-        let behind = self.log.staged_bytes_behind(written, RECORD_OVERHEAD_BYTES);
-        self.log_room_bytes = bytes.saturating_sub(behind);
-        self.log_is_short_of_space = is_short_of_space;
+    /// Behind the record at `written`, the log takes this many bytes with certainty, the next
+    /// segment included if that is ready.
+    pub fn set_log_room(&mut self, written: Lsn, bytes: u64, next: NextSegment) {
+        let unseen_bytes = self.log.staged_bytes_behind(written, RECORD_OVERHEAD_BYTES);
+        self.room.set(bytes, unseen_bytes, next);
     }
 
     /// Timers. A no-op before [`deadline`](Node::deadline).
@@ -273,6 +267,7 @@ impl Node {
             self.replicate();
         } else {
             self.ask();
+            self.take_parked();
             self.acknowledge();
         }
         self.send_gated(out);
@@ -302,8 +297,7 @@ impl Node {
 
     fn keep_record(&mut self, (lsn, record): (Lsn, Record)) {
         if let Record::Batch(batch) = &record {
-            let bytes = batch.bytes().len() as u64 + RECORD_OVERHEAD_BYTES;
-            self.log_room_bytes = self.log_room_bytes.saturating_sub(bytes);
+            self.room.use_up(batch.bytes().len());
         }
         self.records.push((lsn, record));
     }

@@ -3,7 +3,7 @@
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
 use kvorum_protocol::{Command, Copies, LogIndex, Op};
 
-use super::{Node, Options, RECORD_OVERHEAD_BYTES, WriteOutcome, has_bug};
+use super::{Node, Options, WriteOutcome, has_bug};
 use crate::core::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use crate::core::quorum::majority;
 use crate::core::time::{Instant, Now};
@@ -42,9 +42,8 @@ impl Node {
         if self.log.open_bytes() >= BATCH_BYTES_SOFT {
             self.seal_open(self.raft.term(), now.wall_ms);
         }
-        let log_bytes = self.log.open_bytes() as u64 + command.encoded_len() as u64;
-        if log_bytes + RECORD_OVERHEAD_BYTES > self.log_room_bytes {
-            return match self.log_is_short_of_space {
+        if !self.room.holds(self.log.open_bytes() + command.encoded_len()) {
+            return match self.room.is_last() {
                 true => WriteOutcome::Refused(Refusal::DiskFull),
                 false => WriteOutcome::Later,
             };
