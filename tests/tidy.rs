@@ -95,11 +95,12 @@ impl Source {
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<PathBuf> = ["src", "tests", "benches", "protocol/src", "protocol/tests"]
-        .iter()
-        .map(|folder| root.join(folder))
-        .filter(|folder| folder.is_dir())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        ["src", "tests", "benches", "examples", "protocol/src", "protocol/tests"]
+            .iter()
+            .map(|folder| root.join(folder))
+            .filter(|folder| folder.is_dir())
+            .collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
