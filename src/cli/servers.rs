@@ -122,5 +122,10 @@ impl ClientFlags {
 
 /// Waits for what only time can bring: there is nobody who would tell.
 pub(super) fn pause() {
-    thread::sleep(PAUSE);
+    pause_until(Instant::now() + PAUSE);
+}
+
+/// The same for as long as somebody else has thought best.
+pub(super) fn pause_until(until: Instant) {
+    thread::sleep(until.saturating_duration_since(Instant::now()));
 }
