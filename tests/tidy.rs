@@ -95,11 +95,12 @@ impl Source {
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<PathBuf> = ["src", "tests", "benches", "protocol/src", "protocol/tests"]
-        .iter()
-        .map(|folder| root.join(folder))
-        .filter(|folder| folder.is_dir())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        ["src", "tests", "benches", "examples", "protocol/src", "protocol/tests"]
+            .iter()
+            .map(|folder| root.join(folder))
+            .filter(|folder| folder.is_dir())
+            .collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -204,8 +205,8 @@ fn nothing_is_left_over() {
 
 /// Where time may pass for its own sake: between two questions to other processes about what they
 /// tell nobody, such as that they have a leader.
-const WAITS_FOR_TIME: [&str; 3] =
-    ["src/cli/servers.rs", "src/client/cluster.rs", "tests/support/mod.rs"];
+const WAITS_FOR_TIME: [&str; 4] =
+    ["src/bench/cluster.rs", "src/cli/servers.rs", "src/client/cluster.rs", "tests/support/mod.rs"];
 
 /// Benchmarks may: other people's servers do not tell when they are ready.
 #[test]
