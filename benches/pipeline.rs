@@ -1,5 +1,5 @@
-//! One client thread with many requests in flight against one node: the client's [`Pipeline`] beside
-//! the load generator, `kvorum bench`, on one connection with as many in flight, which keeps no
+//! One client thread with many requests in flight against one node: the client's [`Pipeline`]
+//! beside the load generator, `kvorum bench`, on one connection with as many in flight, which keeps no
 //! request to send it again, looks at no deadline and numbers no write.
 //!
 //! `cargo bench --bench pipeline -- [SECONDS]`: for each row `ROUNDS` runs of each, one after the
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kvorum::client::{Options, Pipeline, PipelineOptions};
+use kvorum::client::{Options, Outcome, Pipeline, PipelineOptions};
 use support::servers::Server;
 use support::stats::median;
 
@@ -113,7 +113,9 @@ fn pipeline(
         for _ in 0..STRIDE {
             while pipeline.in_flight() >= depth as usize || pipeline.ready() > 0 {
                 let Some((_, result)) = pipeline.next() else { break };
-                result?;
+                if result? == Outcome::Absent {
+                    return Err("a key that was stored is absent".into());
+                }
                 answers += 1;
             }
             // Any order will do, as long as it is another one than that of the keys.

@@ -1,6 +1,7 @@
 //! How often a call of the client library allocates, from the program to the socket and back, by
 //! the thread that makes it. Counted, not timed, so it may be asserted: nothing for a SET or a
 //! DELETE, the value that is returned for a GET, and nothing more when threads share a connection.
+//! A pipeline lends its values, and allocates nothing.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -9,7 +10,7 @@ mod support;
 
 use std::time::Duration;
 
-use kvorum::client::{CallOptions, Client, Options, ReadFrom};
+use kvorum::client::{CallOptions, Client, Options, Outcome, PipelineOptions, ReadFrom};
 use support::server::Server;
 
 const CALLS: u64 = 1000;
@@ -75,4 +76,32 @@ fn threads_that_share_a_connection_allocate_what_they_return() {
     // seldom.
     let most = THREADS * (CALLS + WARM_UP_CALLS + MEMBERS_MAX) + THREADS * CALLS / 20;
     assert!(sum <= most, "{counts:?}");
+}
+
+#[test]
+fn a_pipeline_allocates_nothing() {
+    const DEPTH: u64 = 64;
+    let server = Server::start(&[]);
+    let client = connect(&server, 1);
+    for read_from in [ReadFrom::Leader, ReadFrom::RoundRobin] {
+        let call = CallOptions { read_from: Some(read_from), ..CallOptions::default() };
+        let in_flight_max = usize::try_from(DEPTH).unwrap();
+        let mut pipeline = client.pipeline(PipelineOptions { in_flight_max, call }).unwrap();
+        let counted = allocations(|| {
+            for number in 0..DEPTH {
+                let key = number.to_le_bytes();
+                match number % 3 {
+                    0 => pipeline.set(&key, &[7; 100]),
+                    1 => pipeline.get(&(number - 1).to_le_bytes()),
+                    _ => pipeline.delete(&key),
+                }
+                .unwrap();
+            }
+            while let Some((_, result)) = pipeline.next() {
+                let outcome = result.unwrap();
+                assert!(!matches!(outcome, Outcome::Value { value, .. } if value != [7; 100]));
+            }
+        });
+        assert!(counted <= MEMBERS_MAX, "{counted} in {} requests", CALLS * DEPTH);
+    }
 }

@@ -12,7 +12,7 @@ fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(|deps| deps.parent()).expect("tests are in deps");
     let example = profile.join("examples").join(name);
-    assert!(example.is_file(), "{example:?} is missing: cargo build --examples");
+    assert!(example.is_file(), "{example:?} is missing: cargo build --examples --profile test");
     example
 }
 

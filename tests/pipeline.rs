@@ -106,6 +106,25 @@ fn writes_in_flight_survive_their_leader_and_happen_once() {
     }
 }
 
+/// It says nothing and closes nothing: only its silence tells.
+#[test]
+fn a_leader_that_hangs_is_left() {
+    let cluster = Cluster::start(3);
+    let mut pipeline = pipeline(&cluster.servers(), patient(), 8192);
+    fill(&mut pipeline, WRITES, b"value");
+    let leader = cluster.leader();
+    cluster.pause(leader);
+    let began = Instant::now();
+    for number in 0..WRITES {
+        pipeline.delete(&key(number)).unwrap();
+    }
+    while let Some((_, result)) = pipeline.next() {
+        assert!(matches!(result, Ok(Outcome::Deleted { count: 1, .. })), "{result:?}");
+    }
+    println!("{WRITES} writes with a leader that hangs: {:?}", began.elapsed());
+    cluster.resume(leader);
+}
+
 #[test]
 fn writes_of_one_key_keep_their_order_across_a_change_of_leaders() {
     let mut cluster = Cluster::start(3);

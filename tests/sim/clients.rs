@@ -142,10 +142,11 @@ impl Clients {
     pub fn new(options: &Options, chance: &mut Chance) -> Clients {
         let nodes = usize::from(options.members());
         let count = options.clients.count;
-        let clients = (0..count).map(|_| {
+        let clients = (0..count).map(|seed| {
             let place = chance.below(nodes);
             let has_session = chance.happens(options.sessions.share);
-            let session = has_session.then(|| ClientSession::new(options.sessions.window));
+            let session =
+                has_session.then(|| ClientSession::new(options.sessions.window, nodes, seed));
             Client { place, in_flight: 0, session }
         });
         let clients = clients.collect();
@@ -280,23 +281,24 @@ impl World {
     fn call(&mut self, client: u32, call: Call, quorum: Option<Quorum>) {
         let history = self.clients.note_call(client, &call);
         self.clients.clients[client as usize].in_flight += 1;
-        self.send_request(client, Wish::Key(call), quorum, history, None);
+        self.send_request(client, Wish::Key(call), quorum, history, None, None);
     }
 
     /// Asks for a session with this window.
     pub fn open_session(&mut self, client: u32, window: u32) {
         self.clients.clients[client as usize].in_flight += 1;
         let quorum = self.any_quorum();
-        self.send_request(client, Wish::Session(window), quorum, None, None);
+        self.send_request(client, Wish::Session(window), quorum, None, None, None);
     }
 
-    /// Sends a write of a session.
-    pub fn send_write(&mut self, number: CourseNumber, is_awaited: bool) {
+    /// Sends a write of a session to a node of the client's choice, which waits for the answer; or
+    /// anywhere, and nobody does.
+    pub fn send_write(&mut self, number: CourseNumber, to: Option<Place>) {
         let course = &self.clients.courses[number];
         let (client, call) = (course.client, course.call.clone());
         let (quorum, history) = (course.quorum, course.history);
-        let op = self.send_request(client, Wish::Key(call), quorum, history, Some(number));
-        self.clients.ops[op as usize].is_done = !is_awaited;
+        let op = self.send_request(client, Wish::Key(call), quorum, history, Some(number), to);
+        self.clients.ops[op as usize].is_done = to.is_none();
     }
 
     fn send_request(
@@ -306,6 +308,7 @@ impl World {
         quorum: Option<Quorum>,
         history: Option<OperationId>,
         course: Option<CourseNumber>,
+        to: Option<Place>,
     ) -> OpNumber {
         let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
@@ -318,6 +321,7 @@ impl World {
         let roams = self.chance.happens(roaming) && !self.clients.are_quiet;
         let leader = self.clients.clients[client as usize].place;
         let place = if roams { self.chance.below(self.machines.len()) } else { leader };
+        let place = to.unwrap_or(place);
         let r = quorum.unwrap_or(Quorum::Majority).size(voters).expect("asked for what there is");
         let must_see = read.filter(|_| history.is_none());
         let must_see = must_see.and_then(|read| self.clients.must_see(read.key, r, voters));

@@ -157,8 +157,10 @@ impl Link {
         let Some(stream) = self.stream.as_mut().filter(|_| self.stage != Stage::Connecting) else {
             return Ok(false);
         };
-        self.input.copy_within(self.begin..self.end, 0);
-        (self.begin, self.end) = (0, self.end - self.begin);
+        if self.begin > 0 {
+            self.input.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+        }
         let wanted = INPUT_BYTES.max(frame_bytes(&self.input[..self.end]));
         if self.end == self.input.len() || self.input.len() < INPUT_BYTES {
             // The length is the server's claim: the buffer grows with what has come.

@@ -22,18 +22,18 @@
 //!
 //! Everything happens on the thread that calls: there is no other. `set`, `get` and `delete`
 //! queue a request and return a [`Ticket`]; the requests leave many at a time, when enough are
-//! queued, or as soon as an answer is asked for. Answers are taken one by one, in the order in which
-//! they come ([`next`](Pipeline::next)) or by ticket ([`wait`](Pipeline::wait)), and borrow from the
-//! pipeline. In the long run nothing is allocated for a request.
+//! queued, or as soon as an answer is asked for. Answers are taken one by one, in the order in
+//! which they come ([`next`](Pipeline::next)) or by ticket ([`wait`](Pipeline::wait)), and borrow
+//! from the pipeline. In the long run nothing is allocated for a request.
 //!
 //! # What is promised
-//! The same as for a single call of a [`Client`](crate::client), for each request:
+//! The same as for a single call of a [`Client`](crate::client::Client), for each request:
 //!
 //! - Writes find the leader, reads go where [`Options::read_from`] says, and what fails for want of
 //!   a server is sent again to another, until the request's own deadline. Its time begins when it
 //!   may first be sent, not when it is queued.
-//! - Writes are numbered in a session of the pipeline's own ([`Options::exactly_once`]), so that one
-//!   that is sent again is applied once. Without, a write whose answer is lost fails with
+//! - Writes are numbered in a session of the pipeline's own ([`Options::exactly_once`]), so that
+//!   one that is sent again is applied once. Without, a write whose answer is lost fails with
 //!   [`OutcomeUnknown`](crate::client::ErrorKind::OutcomeUnknown).
 //! - The order of two requests that are in flight at the same time is not promised; to have one
 //!   after the other, wait for the first. In practice writes, and reads of the leader, are applied
@@ -73,8 +73,12 @@ pub use plan::{Outcome, Ticket};
 /// be larger.
 const BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
 
-/// So many queued requests are sent without waiting for more.
-const QUEUED_MAX: usize = 256;
+/// So many queued requests are sent without waiting for more. Not fewer: what arrives together is
+/// made durable together.
+const QUEUED_MAX: usize = 1024;
+
+/// A request with so large a value is not held back.
+const LARGE_VALUE_BYTES: usize = 64 << 10;
 
 const EVENTS_PER_POLL: usize = 64;
 
@@ -178,7 +182,7 @@ impl Pipeline {
             self.turn(Wait::ForAnswers);
         }
         let ticket = self.plan.add(asked, key, value, min_version);
-        if self.plan.fresh() >= (self.in_flight_max / 4).clamp(1, QUEUED_MAX) {
+        if self.plan.fresh() >= QUEUED_MAX || value.len() >= LARGE_VALUE_BYTES {
             self.send(Instant::now());
         }
         Ok(ticket)

@@ -18,8 +18,8 @@
 //!   refused or lost one rests.
 //! - Each write keeps the number that it has in the session, and whether a sending of it may have
 //!   been applied. That is set by a lost connection, QUORUM_TIMEOUT, LEADER_CHANGED, and a
-//!   deadline that passes in flight, and never taken back. Such a write is over if it has no number;
-//!   with one it is sent again.
+//!   deadline that passes in flight, and never taken back. Such a write is over if it has no
+//!   number; with one it is sent again.
 //! - SESSION_EXPIRED ends a write that is open. Any other goes on with a number in a new session.
 
 mod answers;
