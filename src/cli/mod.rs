@@ -71,7 +71,8 @@ enum Command {
     /// Takes the verbs of the text protocol: HELP lists them. On a terminal it has a history and
     /// completes words; from a pipe every line gets one reply line, and the exit code is 1 when a
     /// request has failed. It follows the leader when a write needs one, and goes to another server
-    /// when its own is gone. A write whose connection was lost is not sent again: the reply says so.
+    /// when its own is gone. A write whose connection was lost is not sent again, and the reply
+    /// says so.
     Cli(prompt::PromptFlags),
     /// Run three nodes on this machine, to try things out
     ///

@@ -123,7 +123,8 @@ impl Drop for Proxies {
             let _ = socket.shutdown(Shutdown::Both);
         }
         for (to, acceptor) in (1..).zip(self.acceptors.drain(..)) {
-            // It sees the end when it accepts something. Who can not be woken ends with the process.
+            // It sees the end when it accepts something. Who can not be woken ends with the
+            // process.
             if TcpStream::connect((proxy_host(to), PEER_PORT)).is_ok() {
                 let _ = acceptor.join();
             }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{PATIENCE, deadline};
@@ -70,11 +71,15 @@ pub fn end_of(child: &mut Child) -> ExitStatus {
 
 /// The same where a panic would hide what has gone wrong before; `None` when it does not end.
 pub fn try_end_of(child: &mut Child) -> Option<ExitStatus> {
-    let deadline = deadline();
-    loop {
-        match child.try_wait().expect("the child is ours") {
-            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            ended => return ended,
-        }
+    if let Some(ended) = child.try_wait().expect("the child is ours") {
+        return Some(ended);
     }
+    let program = pidfd_open(Pid::from_child(child), PidfdFlags::empty())
+        .expect("the child is ours and was not waited for");
+    let left = deadline().saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).expect("patience is short");
+    // It is readable when the program has ended (pidfd_open(2)).
+    let mut watched = [PollFd::new(&program, PollFlags::IN)];
+    poll(&mut watched, Some(&left)).expect("it is a valid descriptor");
+    child.try_wait().expect("the child is ours")
 }
