@@ -211,11 +211,8 @@ impl Plan {
             self.router.leads_not(node);
         }
         match refusal {
-            _ if !is_streamed => {
-                if !matches!(refusal, Refusal::Final | Refusal::SessionOver) {
-                    self.router.rest(node, now);
-                }
-            }
+            Refusal::Final | Refusal::SessionOver => {}
+            _ if !is_streamed => self.router.rest(node, now),
             Refusal::Busy => {
                 // All that come back with this word wait once.
                 if self.stream.node == Some(node) {
