@@ -205,8 +205,8 @@ fn nothing_is_left_over() {
 
 /// Where time may pass for its own sake: between two questions to other processes about what they
 /// tell nobody, such as that they have a leader.
-const WAITS_FOR_TIME: [&str; 3] =
-    ["src/cli/servers.rs", "src/client/cluster.rs", "tests/support/mod.rs"];
+const WAITS_FOR_TIME: [&str; 4] =
+    ["src/bench/cluster.rs", "src/cli/servers.rs", "src/client/cluster.rs", "tests/support/mod.rs"];
 
 /// Benchmarks may: other people's servers do not tell when they are ready.
 #[test]

@@ -1,4 +1,5 @@
-//! The line that answers MEMBERS: who is in the cluster, where, and who leads, as one node knows it.
+//! The line that answers MEMBERS: who is in the cluster, where, and who leads, as one node knows
+//! it.
 //!
 //! ```text
 //! id=2 leader=1 member=1=a:6381/a:7381 member=2=b:6381/b:7381 learner=4=d:6381/d:7381

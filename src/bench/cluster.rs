@@ -130,6 +130,7 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return Err(BenchError::NoLeader);
             }
+            // The threads that watch look no more often.
             thread::sleep(WATCH_INTERVAL);
         }
         Ok(cluster)

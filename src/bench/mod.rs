@@ -18,8 +18,8 @@
 //!
 //! Reading order: [`Args`]; `workload`, `keys` and `zipf`, what is asked; `requests` and `replies`,
 //! as bytes; `pacer`, when; `connection`, `in_flight` and `engine`, the loop; `recorder`, `cpu` and
-//! `report`, what came of it; `cluster` and `engine::follow`, who leads; `timeline` and `svg`, when what
-//! happened.
+//! `report`, what came of it; `cluster` and `engine::follow`, who leads; `timeline` and `svg`, when
+//! what happened.
 //!
 //! With `--follow` the servers are one cluster: connections go to its leader wherever that is, what
 //! is lost on the way is counted, and a timeline shows what a failure costs.

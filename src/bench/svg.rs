@@ -218,7 +218,8 @@ fn write_series(
         let (end, middle) = (x + 16.0, y - 4.0);
         writeln!(
             svg,
-            "<path class=\"line\" stroke=\"{colour}\" d=\"M{x:.1} {middle:.1}L{end:.1} {middle:.1}\"/>"
+            "<path class=\"line\" stroke=\"{colour}\" \
+             d=\"M{x:.1} {middle:.1}L{end:.1} {middle:.1}\"/>"
         )?;
         write_text(svg, (x + 22.0, y), "start", "", name)?;
         x += 70.0;

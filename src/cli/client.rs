@@ -4,15 +4,10 @@ use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use kvorum_protocol::{Command, KeyList, Limits, Op, Read, Request};
+use kvorum_protocol::limits::VALUE_BYTES_MAX;
 
 use super::Error;
 use super::servers::{ClientError, ClientFlags};
-use crate::client::Reply;
-
-/// No server accepts more than this, however it is configured.
-const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetFlags {
@@ -43,17 +38,12 @@ pub(super) struct DeleteFlags {
 }
 
 pub(super) fn get(flags: &GetFlags) -> Result<(), Error> {
-    let request = Request::Read(Read::Get(flags.key.as_bytes()));
-    match flags.client.call(&request)? {
-        Reply::Value { value, .. } => {
-            let mut out = io::stdout().lock();
-            out.write_all(&value)?;
-            out.write_all(b"\n")?;
-            Ok(out.flush()?)
-        }
-        Reply::NotFound => Err(Error::NotFound),
-        other => Err(ClientError::WrongReply(other).into()),
-    }
+    let found = flags.client.connect()?.calls().get(flags.key.as_bytes());
+    let found = found.map_err(ClientError::Call)?.ok_or(Error::NotFound)?;
+    let mut out = io::stdout().lock();
+    out.write_all(&found.value)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
 }
 
 pub(super) fn set(flags: &SetFlags) -> Result<(), Error> {
@@ -66,29 +56,21 @@ pub(super) fn set(flags: &SetFlags) -> Result<(), Error> {
     } else {
         flags.value.as_bytes().to_vec()
     };
-    let op = Op::Set { key: flags.key.as_bytes(), value: &value };
-    match flags.client.call(&Request::Write(Command::new(op)))? {
-        Reply::Written { .. } => Ok(writeln!(io::stdout(), "OK")?),
-        other => Err(ClientError::WrongReply(other).into()),
-    }
+    let set = flags.client.connect()?.calls().set(flags.key.as_bytes(), value);
+    set.map_err(ClientError::Call)?;
+    Ok(writeln!(io::stdout(), "OK")?)
 }
 
 pub(super) fn delete(flags: &DeleteFlags) -> Result<(), Error> {
     let keys: Vec<&[u8]> = flags.keys.iter().map(|key| key.as_bytes()).collect();
-    let mut scratch = Vec::new();
-    let op = match keys[..] {
-        [key] => Op::Delete { key },
-        _ => {
-            let keys = KeyList::encode(keys.iter().copied(), &LIMITS, &mut scratch);
-            Op::DeleteMany(keys.map_err(ClientError::WrongUsage)?)
-        }
+    let connected = flags.client.connect()?;
+    let deleted = match keys[..] {
+        [key] => connected.calls().delete(key),
+        _ => connected.calls().delete_many(&keys),
     };
-    match flags.client.call(&Request::Write(Command::new(op)))? {
-        Reply::Deleted { count: 0, .. } => Err(Error::NotFound),
-        Reply::Deleted { count, .. } if keys.len() > 1 => {
-            Ok(writeln!(io::stdout(), "OK {count} of {}", keys.len())?)
-        }
-        Reply::Deleted { .. } => Ok(writeln!(io::stdout(), "OK")?),
-        other => Err(ClientError::WrongReply(other).into()),
+    match (deleted.map_err(ClientError::Call)?.count, keys.len()) {
+        (0, _) => Err(Error::NotFound),
+        (_, 1) => Ok(writeln!(io::stdout(), "OK")?),
+        (count, of) => Ok(writeln!(io::stdout(), "OK {count} of {of}")?),
     }
 }

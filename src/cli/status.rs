@@ -2,12 +2,10 @@
 
 use std::io::{self, Write as _};
 
-use kvorum_protocol::Request;
 use serde_json::{Map, Value};
 
 use super::Error;
 use super::servers::ClientFlags;
-use crate::client::Reply;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusFlags {
@@ -22,13 +20,11 @@ pub(super) struct StatusFlags {
 type Row<'a> = (&'a str, Result<String, String>);
 
 pub(super) fn run(flags: &StatusFlags) -> Result<(), Error> {
-    let answers = flags.client.ask_all(&Request::Status, flags.client.deadline());
+    let answers = flags.client.statuses(&flags.client.client()?);
     let rows: Vec<Row<'_>> = answers
         .into_iter()
-        .map(|(server, answer)| match answer {
-            Ok(Reply::Status(line)) => (server, Ok(line)),
-            Ok(other) => (server, Err(format!("{server}: a wrong answer: {other:?}"))),
-            Err(error) => (server, Err(error.to_string())),
+        .map(|(server, answer)| {
+            (server, answer.map_err(|error| format!("{server}: {}", error.cause())))
         })
         .collect();
     let mut out = io::stdout().lock();

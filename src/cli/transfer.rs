@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::time::Instant;
 
-use kvorum_protocol::{NodeId, Request};
+use kvorum_protocol::NodeId;
 
 use super::Error;
 use super::servers::{ClientError, ClientFlags, pause};
 use super::status::pairs;
-use crate::client::Reply;
+use crate::client::Client;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TransferFlags {
@@ -35,19 +35,17 @@ impl fmt::Display for View {
 }
 
 pub(super) fn run(flags: &TransferFlags) -> Result<(), Error> {
+    let client = flags.client.client()?;
     let deadline = flags.client.deadline();
-    let before = view(&flags.client, deadline);
+    let before = view(&flags.client, &client);
     if before.is_some_and(|before| flags.to == Some(before.leader)) {
         return report(before);
     }
-    match flags.client.call(&Request::Transfer { to: flags.to.map(NodeId) })? {
-        Reply::Ok => {}
-        other => return Err(ClientError::WrongReply(other).into()),
-    }
+    client.transfer(flags.to.map(NodeId)).map_err(ClientError::Call)?;
     // When the time is over there may be no time left to be told, too.
     let mut newest = before;
     loop {
-        let now = view(&flags.client, deadline);
+        let now = view(&flags.client, &client);
         if now.is_some_and(|now| has_moved(before, now, flags.to)) {
             return report(now);
         }
@@ -72,13 +70,9 @@ fn report(view: Option<View>) -> Result<(), Error> {
 }
 
 /// Asks every server: a single one may be the old leader, which is the last to know.
-fn view(client: &ClientFlags, deadline: Instant) -> Option<View> {
-    let answers = client.ask_all(&Request::Status, deadline);
-    let views = answers.into_iter().filter_map(|(_, answer)| match answer {
-        Ok(Reply::Status(line)) => view_of(&line),
-        _ => None,
-    });
-    views.max()
+fn view(flags: &ClientFlags, client: &Client) -> Option<View> {
+    let answers = flags.statuses(client).into_iter();
+    answers.filter_map(|(_, answer)| view_of(&answer.ok()?)).max()
 }
 
 /// `None` when the node knows no leader.

@@ -249,7 +249,16 @@ fn learn_members(router: &mut Router, line: &MembersLine, now: Instant) {
 fn ask(pool: &Pool, call: Call<'_>, now: Instant) -> Result<Answer, Miss> {
     let taken = pool.take(now, call.deadline);
     let taken = taken.map_err(|failure| Miss::Lost { failure, may_have_arrived: false })?;
-    taken.call(&call, now)
+    let result = taken.call(&call, now);
+    let is_unfinished = match &result {
+        Ok(Answer { reply: Reply::Error { code, .. }, .. }) => code.outcome_is_open(),
+        Ok(_) | Err(Miss::Lost { .. }) => false,
+        Err(Miss::Late) => true,
+    };
+    if is_unfinished && matches!(call.request, Request::Write(_)) {
+        taken.retire();
+    }
+    result
 }
 
 /// What the course wants to know of a reply.

@@ -29,7 +29,7 @@ pub struct Options {
     /// R: how many voters a read consults; `None`, the default, leaves it to the server's
     /// `--read-quorum`. There is no [`Quorum::All`] for reads.
     pub read_quorum: Option<Quorum>,
-    /// The most connections to one server, at least 1. More calls than that share them. Default: 10.
+    /// The most connections to one server, at least 1; more calls share them. Default: 10.
     pub connections_max: usize,
     /// A connection that was not used for so long is closed instead of being used again. Default:
     /// 60 s.

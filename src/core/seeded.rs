@@ -55,6 +55,8 @@ pub enum Bug {
     AnswersAtMajority,
     /// A write that is refused because another node leads is in the log nevertheless.
     RefusedButLogged,
+    /// A follower takes what it may have no room for, and its votes have to wait behind that.
+    TakesBeyondRoom,
     /// A write that was applied is applied again when it is sent again.
     RetryRunsAgain,
     /// Only the leader remembers what its clients were told.
@@ -69,8 +71,6 @@ pub enum Bug {
     RetryTellsItself,
     /// A write of a session with W below a majority is answered before it is committed.
     SessionAnswersBeforeCommit,
-    /// A follower takes what it may have no room for, and its votes have to wait behind that.
-    TakesBeyondRoom,
 }
 
 impl Bug {
@@ -101,6 +101,7 @@ impl Bug {
         Bug::RecoveryAppliesAll,
         Bug::AnswersAtMajority,
         Bug::RefusedButLogged,
+        Bug::TakesBeyondRoom,
         Bug::RetryRunsAgain,
         Bug::SessionsOnlyAtLeader,
         Bug::SessionsLostAtRestart,
@@ -108,6 +109,5 @@ impl Bug {
         Bug::TooOldRunsAgain,
         Bug::RetryTellsItself,
         Bug::SessionAnswersBeforeCommit,
-        Bug::TakesBeyondRoom,
     ];
 }

@@ -130,3 +130,23 @@ fn without_a_session_a_lost_answer_leaves_the_outcome_open() {
     followers.iter().for_each(|&id| cluster.resume(id));
     cluster.kill(leader);
 }
+
+/// A server answers a read only behind the unfinished write of the same connection: such a
+/// connection is not used again.
+#[test]
+fn an_unfinished_write_does_not_hold_up_local_reads() {
+    let cluster = Cluster::start(3);
+    let client = Client::connect([cluster.address(cluster.leader())], options()).unwrap();
+    client.set("k", "1").unwrap();
+    let followers = cluster.followers();
+    followers.iter().for_each(|&id| cluster.pause(id));
+    let error = client.with(within(Duration::from_millis(150))).set("k", "2").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    let local = CallOptions {
+        read_quorum: Some(Quorum::Count(1)),
+        read_from: Some(ReadFrom::Leader),
+        ..within(Duration::from_secs(10))
+    };
+    assert_eq!(client.with(local).get("k").unwrap().unwrap().value, b"1");
+    followers.iter().for_each(|&id| cluster.resume(id));
+}

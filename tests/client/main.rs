@@ -1,7 +1,7 @@
 //! The client library against real processes: what it promises to a program, also when servers
 //! die, stall, lie or are not there.
 //!
-//! `KVORUM_COUNTERS_SECONDS=600 cargo test --test client counters` is the long form of the counters.
+//! `KVORUM_COUNTERS_SECONDS=600 cargo test --test client counters` adds for ten minutes.
 
 mod calls;
 mod counters;

@@ -105,17 +105,6 @@ pub fn key_bytes(call: &Call) -> Vec<u8> {
     format!("k{}", call.key).into_bytes()
 }
 
-/// The same of what is to be stored, if it is. Every second value is so long at least.
-pub fn value_bytes(call: &Call, large_bytes: usize) -> Option<Vec<u8>> {
-    match call.action {
-        Action::Set(value) => {
-            let bytes = if value % 2 == 0 { large_bytes } else { 0 };
-            Some(format!("{value:0bytes$}").into_bytes())
-        }
-        Action::Get | Action::Delete => None,
-    }
-}
-
 pub struct Client {
     place: Place,
     pub in_flight: usize,
@@ -191,6 +180,13 @@ impl Clients {
         is_strict.then(|| self.history.call(client, call.clone()))
     }
 
+    /// What is to be stored, if anything is, as it goes over the wire.
+    pub fn value_bytes(&self, call: &Call) -> Option<Vec<u8>> {
+        let Action::Set(value) = call.action else { return None };
+        let digits = if value % 2 == 0 { self.options.large_bytes } else { 0 };
+        Some(format!("{value:0digits$}").into_bytes())
+    }
+
     /// The write that a request is, if it is one, in a cluster of so many voters.
     pub fn write(&self, op: &Op, voters: usize) -> Option<Write> {
         let call = op.call().filter(|call| call.action != Action::Get)?;
@@ -201,8 +197,7 @@ impl Clients {
             false => 0,
         };
         let copies = copies.max(at_least);
-        let value = value_bytes(call, self.options.large_bytes);
-        Some(Write { key: key_bytes(call), value, copies })
+        Some(Write { key: key_bytes(call), value: self.value_bytes(call), copies })
     }
 
     /// A value that nobody has set.

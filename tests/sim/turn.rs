@@ -8,7 +8,7 @@ use kvorum::core::{
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
-use crate::clients::{OpNumber, Told, Wish, key_bytes, value_bytes};
+use crate::clients::{OpNumber, Told, Wish, key_bytes};
 use crate::invariants::{Checked, ensure};
 use crate::network::Place;
 use crate::node::{Input, Process, place_of};
@@ -221,8 +221,7 @@ impl World {
                 }
             }
             Wish::Key(call) => {
-                let large_bytes = self.options.clients.large_bytes;
-                let (key, value) = (key_bytes(call), value_bytes(call, large_bytes));
+                let (key, value) = (key_bytes(call), self.clients.value_bytes(call));
                 let change = match &value {
                     Some(value) => Op::Set { key: &key, value },
                     None => Op::Delete { key: &key },

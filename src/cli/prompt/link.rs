@@ -5,13 +5,12 @@
 //! sent again.
 
 use std::fmt;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{MembersLine, NodeId, Quorum, Request, Role};
 
-use crate::cli::servers::ClientFlags;
+use crate::cli::servers::{ClientFlags, pause_until};
 use crate::client::route::{Course, End, EndReason, Heard, Kind, NodeIndex, ReadFrom, Step};
 use crate::client::route::{Router, Verdict};
 use crate::client::{Connection, ConnectionError, Reason, Reply};
@@ -112,7 +111,7 @@ impl Link {
             let node = match course.next(&mut self.router, Instant::now()) {
                 Step::Send(node) => node,
                 Step::Wait(until) => {
-                    thread::sleep(until.saturating_duration_since(Instant::now()));
+                    pause_until(until);
                     continue;
                 }
                 Step::Fail(end) => return Err(self.failure(end)),

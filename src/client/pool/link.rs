@@ -44,6 +44,7 @@ pub(super) struct Link {
     socket: Socket,
     state: Mutex<State>,
     is_broken: AtomicBool,
+    is_retired: AtomicBool,
     /// How many calls have it at this time; the pool's count.
     pub(super) users: AtomicUsize,
 }
@@ -146,13 +147,19 @@ impl Link {
             socket,
             state: Mutex::new(state),
             is_broken: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             users: AtomicUsize::new(0),
         })
     }
 
-    /// Whether it is of no more use.
-    pub(super) fn is_broken(&self) -> bool {
-        self.is_broken.load(Ordering::Relaxed)
+    /// Whether it may be given out.
+    pub(super) fn is_of_use(&self) -> bool {
+        !self.is_broken.load(Ordering::Relaxed) && !self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// It is not to be given out again; who has it may go on.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
     }
 
     /// How long nobody has used it.
@@ -180,7 +187,7 @@ impl Link {
             if let Some(reply) = state.waiting.take(id) {
                 state.used_at = now;
                 let news = state.news.take();
-                hand_over(state);
+                self.leave(state);
                 return Ok(Answer { reply, came_at: now, news });
             }
             if let Some(failure) = &state.broken {
@@ -203,10 +210,25 @@ impl Link {
                     self.give_up(&mut state, Failure::Unanswered);
                 }
                 state.used_at = now;
-                hand_over(state);
+                self.leave(state);
                 return Err(Miss::Late);
             }
             (state, now) = self.work_or_wait(state, id, now, call.deadline);
+        }
+    }
+
+    /// Leaves nothing undone that others rely on: what they have left to this sender goes out,
+    /// and one of those who sleep takes over what remains.
+    fn leave<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        state.is_full = false;
+        while state.is_to_send() && !state.is_full && state.broken.is_none() {
+            state = self.send(state);
+        }
+        let is_undone = state.receiver.is_some() || state.is_to_send();
+        let successor = if is_undone { state.waiting.successor() } else { None };
+        drop(state);
+        if let Some(successor) = successor {
+            successor.unpark();
         }
     }
 
@@ -218,9 +240,9 @@ impl Link {
         now: Instant,
         deadline: Instant,
     ) -> (MutexGuard<'a, State>, Instant) {
-        let is_to_send = !state.output.is_empty() && !state.is_sending;
+        let is_to_send = state.is_to_send();
         if is_to_send && !state.is_full {
-            return (self.send(state, now), now);
+            return (self.send(state), now);
         }
         if let Some(receiver) = state.receiver.take() {
             return self.receive(state, receiver, is_to_send, now, deadline);
@@ -233,7 +255,9 @@ impl Link {
             let ready = self.socket.wait(wanted, (deadline - now).min(TICK));
             state = self.lock();
             state.is_sending = false;
-            state.is_full = !ready.is_ok_and(|ready| ready.output);
+            if ready.is_ok_and(|ready| ready.output) {
+                state.has_room(Instant::now());
+            }
         } else {
             state.waiting.sleeps(id);
             drop(state);
@@ -244,7 +268,7 @@ impl Link {
     }
 
     /// Sends what there is to send, as far as the system takes it.
-    fn send<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
+    fn send<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.is_sending = true;
         let spare = std::mem::take(&mut state.spare);
         let mut batch = std::mem::replace(&mut state.output, spare);
@@ -255,10 +279,6 @@ impl Link {
         match sent {
             Ok(count) => {
                 state.sent += count as u64;
-                if count > 0 && state.is_full {
-                    // The server has read something.
-                    state.heard(now);
-                }
                 state.is_full = count < batch.len();
                 if state.is_full {
                     batch.drain(..count);
@@ -306,7 +326,9 @@ impl Link {
         let mut to_wake = std::mem::take(&mut state.to_wake);
         let given_out = state.give_out(&mut receiver, &mut to_wake);
         state.receiver = Some(receiver);
-        state.is_full &= !ready.output;
+        if ready.output {
+            state.has_room(now);
+        }
         match understood.and_then(|count| given_out.map(|()| count)) {
             Ok(0) if now >= sign_due && !ready.output => self.miss_a_sign(&mut state, now),
             Ok(0) => {}
@@ -361,6 +383,8 @@ impl Link {
     fn give_up(&self, state: &mut State, failure: Failure) {
         self.is_broken.store(true, Ordering::Relaxed);
         state.broken.get_or_insert(failure);
+        // Also those who receive or wait for room.
+        self.socket.shut_down();
         state.waiting.everybody().for_each(|sleeper| sleeper.unpark());
     }
 
@@ -370,17 +394,12 @@ impl Link {
     }
 }
 
-/// Wakes somebody to go on with what would otherwise stay undone.
-fn hand_over(mut state: MutexGuard<'_, State>) {
-    let is_undone = state.receiver.is_some() || (!state.output.is_empty() && !state.is_sending);
-    let successor = if is_undone { state.waiting.successor() } else { None };
-    drop(state);
-    if let Some(successor) = successor {
-        successor.unpark();
-    }
-}
-
 impl State {
+    /// Whether there are bytes that nobody is sending.
+    fn is_to_send(&self) -> bool {
+        !self.output.is_empty() && !self.is_sending
+    }
+
     /// Puts a request behind those that wait to be sent.
     fn put(&mut self, head: RequestHead, request: &Request<'_>, by: Wanted, now: Instant) -> u32 {
         if !self.waiting.is_expecting() {
@@ -400,6 +419,12 @@ impl State {
         self.heard_at = now;
         self.sent_when_heard = self.sent;
         self.pinged_at = None;
+    }
+
+    /// The system takes bytes again, which it does when the server has taken some.
+    fn has_room(&mut self, now: Instant) {
+        self.is_full = false;
+        self.heard(now);
     }
 
     /// When a sign of life is due.

@@ -70,7 +70,7 @@ impl Pool {
     /// How many connections there are.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.lock().links.iter().filter(|link| !link.is_broken()).count()
+        self.lock().links.iter().filter(|link| link.is_of_use()).count()
     }
 
     /// Takes a connection, which is given back when it is dropped. `now` is the time.
@@ -80,7 +80,7 @@ impl Pool {
     pub fn take(&self, now: Instant, deadline: Instant) -> Result<Taken, Failure> {
         let mut state = self.lock();
         loop {
-            state.links.retain(|link| !link.is_broken());
+            state.links.retain(|link| link.is_of_use());
             self.sweep(&mut state, now);
             if let Some(taken) = take_idle(&mut state, now) {
                 return Ok(taken);
@@ -170,6 +170,14 @@ impl Taken {
     /// Why there is no answer, and what is known of the request.
     pub fn call(&self, call: &Call<'_>, now: Instant) -> Result<Answer, Miss> {
         self.link.call(call, now)
+    }
+
+    /// Sees to it that nobody takes this connection again. Those who share it may go on.
+    ///
+    /// For one on which a write has no outcome yet: the server answers a read on the same
+    /// connection only behind that write, which may be never.
+    pub fn retire(&self) {
+        self.link.retire();
     }
 }
 

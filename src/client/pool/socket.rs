@@ -1,7 +1,7 @@
 //! One TCP connection, past the prefaces.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::ErrorCode;
@@ -120,6 +120,12 @@ impl Socket {
             Err(Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(io::Error::from(error).into()),
         }
+    }
+
+    /// Ends the connection, for all who wait for it, too.
+    pub(super) fn shut_down(&self) {
+        // One that has ended already is no error worth knowing.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Whether there is nothing to receive, not even the end.

@@ -223,6 +223,18 @@ fn a_connection_that_nobody_used_for_long_is_closed() {
 }
 
 #[test]
+fn a_connection_that_was_retired_is_not_given_out_and_may_still_be_used() {
+    let server = Server::start(10, echo);
+    let now = Instant::now();
+    let deadline = now + PATIENCE;
+    let taken = server.pool.take(now, deadline).unwrap();
+    taken.retire();
+    assert_eq!(server.ask(&get(b"other")), value(b"other"));
+    assert_eq!(taken.call(&call(&get(b"k"), deadline), now).unwrap().reply, value(b"k"));
+    assert_eq!((server.accepted(), server.pool.connections()), (2, 1));
+}
+
+#[test]
 fn a_server_that_gives_no_sign_of_life_is_left_by_all_at_once() {
     let server = Server::start(1, |mut peer| {
         peer.greet();
