@@ -1,6 +1,6 @@
 //! One client thread with many requests in flight against one node: the client's [`Pipeline`]
-//! beside the load generator, `kvorum bench`, on one connection with as many in flight, which keeps no
-//! request to send it again, looks at no deadline and numbers no write.
+//! beside the load generator, `kvorum bench`, on one connection with as many in flight, which keeps
+//! no request to send it again, looks at no deadline and numbers no write.
 //!
 //! `cargo bench --bench pipeline -- [SECONDS]`: for each row `ROUNDS` runs of each, one after the
 //! other, and their medians. Only a quiet machine gives numbers that mean something.
