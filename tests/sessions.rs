@@ -2,11 +2,12 @@
 
 mod support;
 
-use kvorum::client::{Connection, Reply};
+use kvorum::client::{Cause, Client, Connection, ErrorKind, Options, Reply};
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{Command, ErrorCode, LogIndex, Op, Quorum, Request, SessionSequence};
 use support::cluster::Cluster;
 use support::deadline;
+use support::server::Server;
 
 fn call(cluster: &Cluster, command: Command<'_>) -> Reply {
     let address = cluster.address(cluster.leader());
@@ -74,4 +75,18 @@ fn what_is_over_is_an_error_and_nothing_is_applied() {
     assert!(matches!(fifth, Reply::Deleted { count: 0, .. }), "{fifth:?}");
     refused(send(&cluster, session, 1, SET), ErrorCode::BadRequest);
     assert_eq!(cluster.text(1).ask("GET k"), "NOT_FOUND");
+}
+
+/// What frees room has to get through when there is none, also by a client that has just come.
+#[test]
+fn a_new_client_can_delete_when_the_memory_is_full() {
+    let server = Server::start(&["--memory-max", "1000000"]);
+    let loose = Options { exactly_once: false, ..Options::default() };
+    let filler = Client::connect([server.address()], loose).expect("the node accepts it");
+    let error = (0..20).find_map(|n| filler.set(format!("k{n}"), vec![0; 100_000]).err());
+    assert_eq!(error.expect("it is full").cause(), &Cause::MemoryLimit);
+    let client = Client::connect([server.address()], Options::default()).expect("and this one");
+    let error = client.set("k0", vec![1; 100_000]).expect_err("it is full");
+    assert_eq!((error.kind(), error.cause()), (ErrorKind::NotApplied, &Cause::MemoryLimit));
+    assert_eq!(client.delete("k0").expect("it frees room").count, 1);
 }

@@ -77,7 +77,8 @@ impl Node {
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
         }
-        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_) | Op::OpenSession { .. });
+        // Sessions have bounds of their own, and who comes to delete may need one.
+        let grows = matches!(command.op, Op::Set { .. } | Op::SetMany(_));
         if grows && self.config.memory_max.is_some_and(|max| self.memory_with(bytes) > max) {
             return Err(Refusal::MemoryLimit);
         }
