@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{Command, KeyList, LogIndex, Op, PairList, Quorum, Read, Request};
 
-use super::check::{LIMITS, check, check_read_quorum};
+use super::check::{LIMITS, check, check_read_quorum, check_write_quorum};
 use super::cluster::{Cluster, Outcome};
 use super::error::{Cause, Error, ErrorKind};
 use super::options::CallOptions;
@@ -129,6 +129,7 @@ impl Calls<'_> {
 
     fn write(&self, op: Op<'_>) -> Result<Reply, Error> {
         let level = self.options.write_quorum.or(self.cluster.options.write_quorum);
+        check_write_quorum(level)?;
         if self.cluster.options.exactly_once {
             return self.write_in_session(op, level);
         }

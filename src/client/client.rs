@@ -66,9 +66,13 @@ impl Client {
     /// Asks the servers in turn for the members, until one answers.
     fn meet(&self, servers: &[String]) -> Result<(), Error> {
         let deadline = Instant::now() + self.calls().timeout();
+        let count = u32::try_from(servers.len()).expect("no more than NODES_MAX");
         let mut last = None;
-        for server in servers {
-            match self.cluster.ask(server, &Request::Members, deadline) {
+        for (at, server) in (0..).zip(servers) {
+            // Those behind it get their part of the time too.
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / (count - at);
+            match self.cluster.ask(server, &Request::Members, now + share) {
                 Ok(Reply::Members(line)) => {
                     if let Ok(line) = MembersLine::parse(&line) {
                         self.cluster.learn_members(&line, Instant::now());

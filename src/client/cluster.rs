@@ -160,6 +160,7 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let pool = self.pool_of(server);
+        let mut is_second = false;
         loop {
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
@@ -172,7 +173,7 @@ impl Cluster {
                 }
                 Ok(answer) => return Ok(answer.reply),
                 // A connection may have broken that others had used: once more, with a new one.
-                Err(Miss::Lost { may_have_arrived: true, .. }) if Instant::now() < deadline => {}
+                Err(Miss::Lost { may_have_arrived: true, .. }) if !is_second => is_second = true,
                 Err(Miss::Lost { failure, .. }) => {
                     return Err(Error::of(end(EndReason::Unreachable), Some(failure)).at(server));
                 }

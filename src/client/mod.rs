@@ -47,7 +47,8 @@
 //! - **A write happens once.** Writes are numbered in a session that the cluster remembers
 //!   ([`Options::exactly_once`]): when an answer was lost the write is sent again under the same
 //!   number, and the cluster answers what it did the first time, also after a change of leaders or
-//!   a restart. A session that the cluster has forgotten, after an hour without a write, is
+//!   a restart. A session that the cluster has forgotten (after an hour without a write; or
+//!   earlier, when there are so many sessions that the one longest without use has to go) is
 //!   replaced without a word; if a write's outcome was open at that time, its call fails with
 //!   [`Cause::SessionExpired`] and is not executed a second time. CAVEAT: a write in a session
 //!   waits for a majority, even if its W is less.

@@ -76,6 +76,11 @@ fn what_can_not_succeed_is_wrong_usage_at_once() {
     let nine = Some(Quorum::Count(9));
     let calls = client.with(CallOptions { write_quorum: nine, ..CallOptions::default() });
     wrong(calls.set("k", "v").unwrap_err(), Cause::BadRequest);
+    for none in [Some(Quorum::Count(0)), Some(Quorum::Count(64))] {
+        let calls = CallOptions { write_quorum: none, read_quorum: none, ..CallOptions::default() };
+        wrong(client.with(calls).set("k", "v").unwrap_err(), Cause::BadRequest);
+        wrong(client.with(calls).get("k").unwrap_err(), Cause::BadRequest);
+    }
     let all = Some(Quorum::All);
     let calls = client.with(CallOptions { read_quorum: all, ..CallOptions::default() });
     wrong(calls.get("k").unwrap_err(), Cause::BadRequest);

@@ -7,7 +7,7 @@ use kvorum::client::{CallOptions, Client, Quorum, ReadFrom};
 
 use crate::support::cluster::{Cluster, Place};
 use crate::support::{Raises, until};
-use crate::{connect, number, options};
+use crate::{TIMEOUT, connect, number, options};
 
 const THREADS: usize = 8;
 
@@ -77,6 +77,7 @@ impl Load {
         });
         let longest = Duration::from_micros(self.longest_us.load(Ordering::Relaxed));
         println!("{name}: the longest call took {longest:?}");
+        assert!(longest < TIMEOUT / 2, "{name}: one call took {longest:?}");
     }
 }
 

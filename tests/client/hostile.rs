@@ -90,9 +90,12 @@ fn useless(what: &str, server: &str) {
         assert_eq!(error.kind(), ErrorKind::NotApplied, "{what}: {error}");
     }
     let good = Server::start(&[]);
-    let client = Client::new([server, good.address()], options()).unwrap();
-    let version = client.set("k", "v").unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(client.get("k").unwrap().unwrap().version, version, "{what}");
+    let servers = [server, good.address()];
+    for client in [Client::new(servers, options()), Client::connect(servers, options())] {
+        let client = client.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let version = client.set("k", "v").unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(client.get("k").unwrap().unwrap().version, version, "{what}");
+    }
 }
 
 #[test]

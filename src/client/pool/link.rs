@@ -15,7 +15,7 @@ use kvorum_protocol::{ErrorCode, Request, Response};
 
 use super::input::Input;
 use super::socket::{Ready, Socket, TICK};
-use super::waiting::{Delivered, Waiting, Wanted};
+use super::waiting::{Delivered, Ended, Waiting, Wanted};
 use crate::client::failure::Failure;
 use crate::client::reply::Reply;
 
@@ -59,6 +59,8 @@ struct State {
     /// How many bytes were ever put into `output`, and handed to the system.
     queued: u64,
     sent: u64,
+    /// How many bytes are being handed over: the server may have them before `sent` counts them.
+    sending: u64,
     is_sending: bool,
     /// The system takes no more bytes for now.
     is_full: bool,
@@ -125,27 +127,10 @@ impl Link {
     pub(super) fn open(address: &str, deadline: Instant) -> Result<Link, Failure> {
         let (socket, input) = Socket::open(address, deadline)?;
         let now = Instant::now();
-        let receiver = Box::new(Receiver { input, ..Receiver::default() });
-        let state = State {
-            waiting: Waiting::default(),
-            output: Vec::new(),
-            spare: Vec::new(),
-            queued: 0,
-            sent: 0,
-            is_sending: false,
-            is_full: false,
-            receiver: Some(receiver),
-            heard_at: now,
-            sent_when_heard: 0,
-            pinged_at: None,
-            used_at: now,
-            news: None,
-            to_wake: Vec::new(),
-            broken: None,
-        };
+        let receiver = Receiver { input, ..Receiver::default() };
         Ok(Link {
             socket,
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(receiver, now)),
             is_broken: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
             users: AtomicUsize::new(0),
@@ -170,7 +155,11 @@ impl Link {
     /// Whether a connection that nobody uses still stands: the server has not closed it, nor said
     /// anything that was not asked.
     pub(super) fn stands(&self) -> bool {
-        self.lock().waiting.is_expecting() || self.socket.is_quiet()
+        match self.socket.has_input() {
+            Ok(true) => self.lock().waiting.is_expecting(),
+            Ok(false) => true,
+            Err(_) => false,
+        }
     }
 
     /// Asks, and waits for the answer. `now` is the time.
@@ -191,7 +180,7 @@ impl Link {
                 return Ok(Answer { reply, came_at: now, news });
             }
             if let Some(failure) = &state.broken {
-                let ended = state.waiting.end(id, state.sent);
+                let ended = state.end(id);
                 return match failure {
                     Failure::Refused { code: Some(code @ ErrorCode::TooLarge), message }
                         if ended.is_too_long =>
@@ -269,28 +258,14 @@ impl Link {
 
     /// Sends what there is to send, as far as the system takes it.
     fn send<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        state.is_sending = true;
-        let spare = std::mem::take(&mut state.spare);
-        let mut batch = std::mem::replace(&mut state.output, spare);
+        let batch = state.begin_to_send();
         drop(state);
         let sent = self.socket.send(&batch);
         let mut state = self.lock();
-        state.is_sending = false;
-        match sent {
-            Ok(count) => {
-                state.sent += count as u64;
-                state.is_full = count < batch.len();
-                if state.is_full {
-                    batch.drain(..count);
-                    batch.extend_from_slice(&state.output);
-                    std::mem::swap(&mut batch, &mut state.output);
-                }
-                batch.clear();
-                if batch.capacity() <= KEEP_BYTES_MAX {
-                    state.spare = batch;
-                }
-            }
-            Err(failure) => self.hear_the_last(&mut state, failure),
+        // An error means that nothing of it was taken.
+        state.end_sending(batch, sent.as_ref().map_or(0, |count| *count));
+        if let Err(failure) = sent {
+            self.hear_the_last(&mut state, failure);
         }
         state
     }
@@ -373,8 +348,11 @@ impl Link {
                 Err(_) => break,
             }
         }
-        // All are woken right away, and what is wrong with these answers matters no more.
-        let _ = state.give_out(&mut receiver, &mut Vec::new());
+        let mut to_wake = std::mem::take(&mut state.to_wake);
+        // What is wrong with these answers matters no more.
+        let _ = state.give_out(&mut receiver, &mut to_wake);
+        to_wake.drain(..).for_each(|sleeper| sleeper.unpark());
+        state.to_wake = to_wake;
         state.receiver = Some(receiver);
         self.give_up(state, last);
     }
@@ -395,6 +373,27 @@ impl Link {
 }
 
 impl State {
+    fn new(receiver: Receiver, now: Instant) -> State {
+        State {
+            waiting: Waiting::default(),
+            output: Vec::new(),
+            spare: Vec::new(),
+            queued: 0,
+            sent: 0,
+            sending: 0,
+            is_sending: false,
+            is_full: false,
+            receiver: Some(Box::new(receiver)),
+            heard_at: now,
+            sent_when_heard: 0,
+            pinged_at: None,
+            used_at: now,
+            news: None,
+            to_wake: Vec::new(),
+            broken: None,
+        }
+    }
+
     /// Whether there are bytes that nobody is sending.
     fn is_to_send(&self) -> bool {
         !self.output.is_empty() && !self.is_sending
@@ -412,6 +411,37 @@ impl State {
         self.queued += (self.output.len() - before) as u64;
         self.waiting.placed(from, self.queued);
         id
+    }
+
+    /// Takes what is to be sent. Its bytes count as handed over until it is known how many are.
+    fn begin_to_send(&mut self) -> Vec<u8> {
+        let spare = std::mem::take(&mut self.spare);
+        let batch = std::mem::replace(&mut self.output, spare);
+        self.sending = batch.len() as u64;
+        self.is_sending = true;
+        batch
+    }
+
+    /// The system has taken the first `count` bytes; the others wait for room.
+    fn end_sending(&mut self, mut batch: Vec<u8>, count: usize) {
+        self.is_sending = false;
+        self.sending = 0;
+        self.sent += count as u64;
+        self.is_full = count < batch.len();
+        if self.is_full {
+            batch.drain(..count);
+            batch.extend_from_slice(&self.output);
+            std::mem::swap(&mut batch, &mut self.output);
+        }
+        batch.clear();
+        if batch.capacity() <= KEEP_BYTES_MAX {
+            self.spare = batch;
+        }
+    }
+
+    /// How the wait for an answer ends now that the connection has broken.
+    fn end(&self, id: u32) -> Ended {
+        self.waiting.end(id, self.sent + self.sending)
     }
 
     /// The server lives.
@@ -476,5 +506,66 @@ fn farewell(response: &Response<'_>) -> Failure {
             Failure::Refused { code: Some(code), message: message.to_owned() }
         }
         ref other => Failure::Refused { code: None, message: format!("{other:?}") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use kvorum_protocol::binary::{PREFACE, encode_response};
+
+    use super::*;
+
+    /// Far above what anything takes.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_is_being_sent_may_have_arrived() {
+        let now = Instant::now();
+        let mut state = State::new(Receiver::default(), now);
+        let id = state.put(RequestHead::default(), &Request::Ping, Wanted::ByCaller, now);
+        assert!(!state.end(id).may_have_arrived, "nobody has begun to send it");
+        let batch = state.begin_to_send();
+        assert!(state.end(id).may_have_arrived, "the system may have taken it");
+        state.end_sending(batch, 1);
+        assert!(!state.end(id).may_have_arrived, "it has taken only a part");
+        let batch = state.begin_to_send();
+        let rest = batch.len();
+        state.end_sending(batch, rest);
+        assert!(state.end(id).may_have_arrived);
+        assert_eq!(state.sent, state.queued);
+    }
+
+    /// A sender that finds the connection broken wakes those whose answers came before the end.
+    #[test]
+    fn an_answer_from_before_the_end_wakes_its_caller() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (opened, is_opened) = std::sync::mpsc::channel();
+        let server = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            stream.read_exact(&mut [0; PREFACE.len()]).unwrap();
+            stream.write_all(&PREFACE).unwrap();
+            is_opened.recv().unwrap();
+            let mut bytes = Vec::new();
+            encode_response(&mut bytes, 0, &Response::Ok);
+            stream.write_all(&bytes).unwrap();
+        });
+        let now = Instant::now();
+        let link = Link::open(&address, now + PATIENCE).unwrap();
+        opened.send(()).unwrap();
+        server.join().unwrap();
+        let mut state = link.lock();
+        let id = state.put(RequestHead::default(), &Request::Ping, Wanted::ByCaller, now);
+        assert_eq!(id, 0, "the one that the server answers");
+        state.waiting.sleeps(id);
+        link.hear_the_last(&mut state, Failure::Closed);
+        assert_eq!(state.waiting.take(id), Some(Reply::Ok));
+        drop(state);
+        // Returns at once, as this thread has been woken already.
+        thread::park_timeout(PATIENCE);
+        assert!(now.elapsed() < PATIENCE, "nobody has woken it");
     }
 }

@@ -7,6 +7,9 @@
 //!   nobody used it. One that was not used for long is closed.
 //! - A server that owes an answer and gives no sign of life for a second is taken for dead: all who
 //!   wait on that connection learn it at once.
+//! - Where no more can be opened those that there are do: they are shared, and another is tried
+//!   after a while. Who waits for a first one that can not be opened learns why, and does not try
+//!   it again.
 //! - Every wait ends at the deadline of its call.
 
 mod input;
@@ -29,6 +32,9 @@ const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// How often connections that nobody uses are looked through, in parts of their idle timeout.
 const SWEEPS_PER_TIMEOUT: u32 = 4;
 
+/// When no further connection could be opened, the next one is tried so much later.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The connections to one server.
 #[derive(Debug)]
 pub struct Pool {
@@ -45,11 +51,16 @@ struct State {
     links: Vec<Arc<Link>>,
     /// How many are being opened.
     opening: usize,
+    /// How many could not be opened, and the last of these: when, and why.
+    failures: u64,
+    failed: Option<(Instant, Failure)>,
     swept_at: Option<Instant>,
 }
 
 impl Pool {
-    /// No connection yet to `HOST:PORT`; never more than `connections_max`, at least one.
+    /// No connection yet to `HOST:PORT`; never more to be given out than `connections_max`, at
+    /// least one. CAVEAT: one that was [retired](Taken::retire) and is still in use is beyond
+    /// that number.
     #[must_use]
     pub fn new(address: &str, connections_max: usize, idle_timeout: Duration) -> Pool {
         Pool {
@@ -79,18 +90,27 @@ impl Pool {
     /// Why none could be opened by the deadline.
     pub fn take(&self, now: Instant, deadline: Instant) -> Result<Taken, Failure> {
         let mut state = self.lock();
+        let failures = state.failures;
         loop {
             state.links.retain(|link| link.is_of_use());
             self.sweep(&mut state, now);
             if let Some(taken) = take_idle(&mut state, now) {
                 return Ok(taken);
             }
+            if let Some((failed_at, failure)) = &state.failed {
+                let is_recent = now < *failed_at + OPEN_AGAIN_AFTER;
+                if let Some(taken) = share(&state).filter(|_| is_recent) {
+                    return Ok(taken);
+                }
+                if state.failures > failures {
+                    return Err(failure.clone());
+                }
+            }
             if state.links.len() + state.opening < self.connections_max {
                 return self.open(state, deadline);
             }
-            let users = |link: &&Arc<Link>| link.users.load(Ordering::Relaxed);
-            if let Some(link) = state.links.iter().min_by_key(users) {
-                return Ok(Taken::new(link));
+            if let Some(taken) = share(&state) {
+                return Ok(taken);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -107,13 +127,26 @@ impl Pool {
         let opened = Link::open(&self.address, deadline);
         let mut state = self.lock();
         state.opening -= 1;
-        let taken = opened.map(|link| {
-            let link = Arc::new(link);
-            let taken = Taken::new(&link);
-            state.links.push(link);
-            taken
-        });
-        // Those who wait share it, or try for themselves.
+        let taken = match opened {
+            Ok(link) => {
+                let link = Arc::new(link);
+                let taken = Taken::new(&link);
+                state.links.push(link);
+                Ok(taken)
+            }
+            Err(failure) => {
+                let now = Instant::now();
+                // That the caller had no more time says nothing of the server.
+                if now < deadline {
+                    state.failures += 1;
+                    state.failed = Some((now, failure.clone()));
+                }
+                state.links.retain(|link| link.is_of_use());
+                // The server may have no room for another, and serve those that there are.
+                share(&state).ok_or(failure)
+            }
+        };
+        // Those who wait share it, or learn why there is none.
         self.opened.notify_all();
         taken
     }
@@ -135,6 +168,12 @@ impl Pool {
         // A panic of another thread is its own: each step leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The one with the fewest calls.
+fn share(state: &State) -> Option<Taken> {
+    let users = |link: &&Arc<Link>| link.users.load(Ordering::Relaxed);
+    state.links.iter().min_by_key(users).map(Taken::new)
 }
 
 /// The first of those that nobody uses, so that the others grow old when few are needed.

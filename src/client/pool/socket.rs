@@ -128,10 +128,15 @@ impl Socket {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Whether there is nothing to receive, not even the end.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Whether there are bytes to receive; an error when the end is there.
+    pub(super) fn has_input(&self) -> Result<bool, Failure> {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        matches!(recv(&self.stream, &mut [0; 1][..], flags), Err(Errno::AGAIN))
+        match recv(&self.stream, &mut [0; 1][..], flags) {
+            Ok((_, 0)) => Err(Failure::Closed),
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
     }
 
     fn receive_until(&self, input: &mut Input, deadline: Instant) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use kvorum_protocol::binary::{
@@ -210,6 +210,67 @@ fn a_connection_that_the_server_closed_in_the_meantime_is_not_used_again() {
         is_closed.recv().unwrap();
         assert_eq!(server.accepted(), round);
     }
+}
+
+/// Also when an answer was to come that nobody waits for any more.
+#[test]
+fn a_connection_that_the_server_closed_instead_of_an_answer_is_not_used_again() {
+    let (close, is_to_close) = std::sync::mpsc::channel();
+    let (closed, is_closed) = std::sync::mpsc::channel();
+    let is_to_close = Mutex::new(is_to_close);
+    let server = Server::start(10, move |mut peer| {
+        peer.greet();
+        let _ = peer.next();
+        is_to_close.lock().unwrap().recv().unwrap();
+        drop(peer);
+        closed.send(()).unwrap();
+    });
+    let now = Instant::now();
+    let missed = server.call(&get(b"late"), now + Duration::from_millis(20)).unwrap_err();
+    assert_eq!(missed, Miss::Late);
+    close.send(()).unwrap();
+    is_closed.recv().unwrap();
+    let taken = server.pool.take(Instant::now() + LOOK_AFTER, now + PATIENCE);
+    drop(taken.expect("another connection"));
+    assert_eq!((server.accepted(), server.pool.connections()), (2, 1));
+}
+
+#[test]
+fn a_server_without_room_for_another_connection_is_asked_over_those_it_has() {
+    let is_first = AtomicBool::new(true);
+    let server = Server::start(10, move |mut peer| match is_first.swap(false, Ordering::Relaxed) {
+        true => echo(peer),
+        false => peer.stream.write_all(b"ERROR BUSY no room\n").unwrap(),
+    });
+    let now = Instant::now();
+    let deadline = now + PATIENCE;
+    let first = server.pool.take(now, deadline).expect("a connection");
+    for _ in 0..3 {
+        let shared = server.pool.take(now, deadline).expect("the same");
+        assert_eq!(shared.call(&call(&get(b"k"), deadline), now).unwrap().reply, value(b"k"));
+    }
+    assert_eq!((server.accepted(), server.pool.connections()), (2, 1), "one was refused");
+    let later = now + PATIENCE / 2;
+    assert!(server.pool.take(later, deadline).is_ok());
+    assert_eq!(server.accepted(), 3, "it is tried again after a while");
+    drop(first);
+}
+
+#[test]
+fn a_server_that_can_not_be_reached_costs_its_timeout_once() {
+    const THREADS: u32 = 16;
+    // It accepts, and says nothing until the client has left.
+    let server = Server::start(1, |mut peer| while peer.stream.read(&mut [0; 64]).unwrap() > 0 {});
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let now = Instant::now();
+                assert_eq!(server.pool.take(now, now + PATIENCE).unwrap_err(), Failure::Silent);
+            });
+        }
+    });
+    assert!(began.elapsed() < THREADS * OPEN_AGAIN_AFTER / 2, "{:?}", began.elapsed());
 }
 
 #[test]
