@@ -174,7 +174,7 @@ impl Link {
                 }
                 Some(Err(failure))
             }
-            Verdict::NewSession => unreachable!("no session is ever opened here"),
+            Verdict::NewSession => unreachable!("nothing is numbered here"),
         }
     }
 
