@@ -177,20 +177,21 @@ impl Plan {
             Refusal::NoLeader | Refusal::Busy => self.send_again(slot, reason),
             Refusal::Open { .. } => self.sent_in_vain(slot, reason),
             Refusal::SessionOver if self.slots.get(slot).open.is_none() => {
-                if let Some(number) = self.slots.get_mut(slot).number.take() {
-                    self.sequences.expired(number.session);
+                match self.slots.get_mut(slot).number.take() {
+                    Some(number) => {
+                        self.sequences.expired(number.session);
+                        self.send_again(slot, reason);
+                    }
+                    // It was in no session: another one would not help.
+                    None => self.fail(slot, reason),
                 }
-                self.send_again(slot, reason);
-            }
-            Refusal::SessionOver | Refusal::Final => {
-                let end = self.slots.get(slot).end(reason);
-                self.finish(slot, Err(end));
             }
         }
     }
 
     /// What a refusal says of the server.
     fn learn(
+            Refusal::SessionOver | Refusal::Final => self.fail(slot, reason),
         &mut self,
         node: NodeIndex,
         is_streamed: bool,
@@ -236,7 +237,7 @@ impl Plan {
             return;
         }
         let (refusal, reason) = self.learn(node, true, response, now);
-        if refusal != Refusal::Final {
+        if !matches!(refusal, Refusal::Final | Refusal::SessionOver) {
             return;
         }
         // Without a session no write can go on.
@@ -246,8 +247,7 @@ impl Plan {
             slot.is_write() && slot.number.is_none()
         });
         for slot in unnumbered {
-            let end = self.slots.get(slot).end(reason);
-            self.finish(slot, Err(end));
+            self.fail(slot, reason);
         }
     }
 
@@ -263,8 +263,7 @@ impl Plan {
             it.open = Some(reason);
         }
         if it.is_write() && it.number.is_none() {
-            let end = it.end(reason);
-            self.finish(slot, Err(end));
+            self.fail(slot, reason);
         } else {
             self.send_again(slot, reason);
         }
@@ -283,6 +282,11 @@ impl Plan {
         if let Some(number) = self.slots.get(slot).number {
             self.sequences.resolve(number);
         }
+    fn fail(&mut self, slot: SlotIndex, reason: EndReason) {
+        let end = self.slots.get(slot).end(reason);
+        self.finish(slot, Err(end));
+    }
+
         self.slots.finish(slot, result);
     }
 }
