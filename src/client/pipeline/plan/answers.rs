@@ -6,13 +6,18 @@ use kvorum_protocol::{ErrorCode, MembersLine, Response, Role};
 
 use super::lane::Entry;
 use super::slots::{Answer, Asked, SlotIndex, State};
-use super::{Confused, Plan, Trust};
+use super::{Confused, Plan, Taken, Trust};
 use crate::client::route::{End, EndReason, NodeIndex, Refusal};
 
 impl Plan {
     /// A server has said something.
     pub fn is_there(&mut self, node: NodeIndex, now: Instant) {
         self.lane(node).heard(now);
+    }
+
+    /// The system has taken bytes for a server.
+    pub fn taken(&mut self, node: NodeIndex, taken: Taken, now: Instant) {
+        self.lane(node).taken(taken, now);
     }
 
     /// A server has answered the request with this id. An answer that nobody waits for is nothing.
@@ -186,12 +191,12 @@ impl Plan {
                     None => self.fail(slot, reason),
                 }
             }
+            Refusal::SessionOver | Refusal::Final => self.fail(slot, reason),
         }
     }
 
     /// What a refusal says of the server.
     fn learn(
-            Refusal::SessionOver | Refusal::Final => self.fail(slot, reason),
         &mut self,
         node: NodeIndex,
         is_streamed: bool,
@@ -277,16 +282,16 @@ impl Plan {
         waiting.put_back(slot, |slot| self.slots.get(slot).serial);
     }
 
-    #[inline]
-    fn finish(&mut self, slot: SlotIndex, result: Result<Answer, End>) {
-        if let Some(number) = self.slots.get(slot).number {
-            self.sequences.resolve(number);
-        }
     fn fail(&mut self, slot: SlotIndex, reason: EndReason) {
         let end = self.slots.get(slot).end(reason);
         self.finish(slot, Err(end));
     }
 
+    #[inline]
+    fn finish(&mut self, slot: SlotIndex, result: Result<Answer, End>) {
+        if let Some(number) = self.slots.get(slot).number {
+            self.sequences.resolve(number);
+        }
         self.slots.finish(slot, result);
     }
 }
