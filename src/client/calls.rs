@@ -167,11 +167,11 @@ impl Calls<'_> {
     }
 
     /// Asks whom it may concern; any server will do, or only the leader.
-    pub(super) fn other(&self, request: &Request<'_>, needs_leader: bool) -> Result<Reply, Error> {
-        let kind = if needs_leader {
-            Kind::Write { may_repeat: true }
-        } else {
-            Kind::Read(ReadFrom::Random)
+    pub(super) fn other(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let kind = match request {
+            // Without a name, the next leader would hand the office on.
+            Request::Transfer { to } => Kind::Write { may_repeat: to.is_some() },
+            _ => Kind::Read(ReadFrom::Random),
         };
         self.once(kind, RequestHead::default(), request)
     }

@@ -173,7 +173,7 @@ impl Client {
     /// No server could answer in time.
     pub fn members(&self) -> Result<MembersLine, Error> {
         let wrong = || wrong_answer(ErrorKind::NotApplied);
-        match self.calls().other(&Request::Members, false)? {
+        match self.calls().other(&Request::Members)? {
             Reply::Members(line) => {
                 let line = MembersLine::parse(&line).map_err(|_| wrong())?;
                 self.cluster.learn_members(&line, Instant::now());
@@ -188,7 +188,7 @@ impl Client {
     /// # Errors
     /// No server could answer in time.
     pub fn leader(&self) -> Result<Option<String>, Error> {
-        match self.calls().other(&Request::WhoIsLeader, false)? {
+        match self.calls().other(&Request::WhoIsLeader)? {
             Reply::Leader(leader) => {
                 if let Some(address) = &leader {
                     self.cluster.with_router(|router| router.learn_leader(address));
@@ -203,9 +203,10 @@ impl Client {
     /// furthest. It has begun when this returns; [`leader`](Client::leader) shows its end.
     ///
     /// # Errors
-    /// The leader refuses, or none could be asked in time.
+    /// The leader refuses, or none could be asked in time. A request whose answer is lost is sent
+    /// again only when it names the next leader.
     pub fn transfer(&self, to: Option<NodeId>) -> Result<(), Error> {
-        match self.calls().other(&Request::Transfer { to }, true)? {
+        match self.calls().other(&Request::Transfer { to })? {
             Reply::Ok => Ok(()),
             _ => Err(wrong_answer(ErrorKind::NotApplied)),
         }
