@@ -63,6 +63,13 @@ impl Client {
         Ok((Client { cluster }, servers))
     }
 
+    /// For a program that makes one call at a time: the cluster keeps a single answer for it.
+    /// To be called before the first write.
+    pub(crate) fn one_at_a_time(self) -> Client {
+        self.cluster.session.narrow(1);
+        self
+    }
+
     /// Asks the servers in turn for the members, until one answers.
     fn meet(&self, servers: &[String]) -> Result<(), Error> {
         let deadline = Instant::now() + self.calls().timeout();
