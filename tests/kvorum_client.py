@@ -1,5 +1,6 @@
 """A kvorum client, from protocol/SPEC.md alone. `kvorum_client.py SERVER[,SERVER...]` checks
-it against a cluster; it prints "half" when it is time to kill the leader."""
+it against a cluster; it prints "half" when it is time to kill the leader, and goes on when it
+reads "killed"."""
 
 import itertools
 import socket
@@ -190,6 +191,7 @@ def main():
     for number, key in enumerate(keys):
         if number == 200:
             print("half", flush=True)
+            check(sys.stdin.readline(), "killed\n")
         check(client.delete(key), 1)
     client.session = 1 << 40  # There is no such session: a new one is opened.
     client.set(b"k", b"v")

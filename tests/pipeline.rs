@@ -12,7 +12,8 @@ use kvorum::client::{
     CallOptions, Cause, Error, ErrorKind, LogIndex, Options, Outcome, Pipeline, PipelineOptions,
     Quorum, ReadFrom, Ticket,
 };
-use kvorum_protocol::binary::PREFACE;
+use kvorum_protocol::Response;
+use kvorum_protocol::binary::{PREFACE, encode_response};
 use support::PATIENCE;
 use support::cluster::Cluster;
 use support::server::Server;
@@ -268,6 +269,35 @@ fn garbage_is_no_answer() {
         let [_, read] = errors(&address, true);
         assert_eq!(read.kind(), ErrorKind::NotApplied, "{read}");
     }
+}
+
+/// It says nothing for seconds, because the request is not there yet.
+#[test]
+fn a_large_value_comes_through_a_slow_line() {
+    const VALUE_BYTES: usize = 32 << 20;
+    const PIECE_BYTES: usize = 64 << 10;
+    const BYTES_PER_US: u32 = 8;
+    let address = bad_server(|mut stream| {
+        stream.write_all(&PREFACE).unwrap();
+        let mut piece = vec![0; PIECE_BYTES];
+        let (mut received, began) = (0, Instant::now());
+        while received < VALUE_BYTES {
+            match stream.read(&mut piece) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => received += count,
+            }
+            let due = Duration::from_micros(received as u64) / BYTES_PER_US;
+            support::until("the line takes more", || (began.elapsed() >= due).then_some(()));
+        }
+        let mut answer = Vec::new();
+        encode_response(&mut answer, 0, &Response::Written { version: LogIndex(7) });
+        stream.write_all(&answer).unwrap();
+        while matches!(stream.read(&mut piece), Ok(1..)) {}
+    });
+    let options = Options { exactly_once: false, ..patient() };
+    let mut pipeline = pipeline(&address, options, 64);
+    let ticket = pipeline.set(b"k", &vec![b'v'; VALUE_BYTES]).unwrap();
+    assert_eq!(pipeline.wait(ticket), Ok(Outcome::Set { version: LogIndex(7) }));
 }
 
 #[test]

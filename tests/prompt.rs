@@ -3,11 +3,17 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
+use kvorum_protocol::binary::{PREFACE, encode_response};
+use kvorum_protocol::{ErrorCode, Response};
 use support::cluster::Cluster;
 use support::server::{Server, kvorum};
 use support::terminal::Terminal;
@@ -232,6 +238,64 @@ fn a_prompt_without_a_place_for_its_history_works() {
     terminal.expect("> ");
     terminal.press("QUIT\r");
     assert_eq!(terminal.end().0, Some(0));
+}
+
+/// A server that is there when it is asked whether it is, and has this to say to everything that
+/// comes after; `None`: it closes the connection. Counts what comes after the greeting, which is a
+/// PING and a question for the members.
+fn bad_server(answer: Option<Response<'static>>) -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    thread::spawn(move || {
+        let mut requests = 0;
+        for mut stream in listener.incoming().flatten() {
+            stream.write_all(&PREFACE).unwrap();
+            let _ = stream.read_exact(&mut [0; PREFACE.len()]);
+            while let Some(id) = request_id(&mut stream) {
+                requests += 1;
+                let response = match requests {
+                    1 | 2 => Response::Ok,
+                    _ => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let Some(answer) = answer else { break };
+                        answer
+                    }
+                };
+                let mut out = Vec::new();
+                encode_response(&mut out, id, &response);
+                stream.write_all(&out).unwrap();
+            }
+        }
+    });
+    (address, asked)
+}
+
+/// Receives a request; `None` when none comes any more.
+fn request_id(stream: &mut TcpStream) -> Option<u32> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut rest = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut rest).ok()?;
+    Some(u32::from_le_bytes(*rest.first_chunk()?))
+}
+
+#[test]
+fn a_server_that_speaks_of_a_session_where_there_is_none_has_refused() {
+    let answer = Response::Error { code: ErrorCode::SessionExpired, message: "gone" };
+    let (address, _) = bad_server(Some(answer));
+    says(&script(&address, b"SET k v\n"), 1, "ERROR SESSION_EXPIRED gone\n");
+}
+
+/// The next leader, asked the same, would hand the office on.
+#[test]
+fn a_transfer_to_whomever_is_asked_for_once() {
+    let (address, asked) = bad_server(None);
+    let output = script(&address, b"TRANSFER\n");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.starts_with("ERROR CONNECTION_LOST "), "{output:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]

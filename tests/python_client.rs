@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use support::cluster::Cluster;
@@ -14,6 +14,7 @@ fn a_python_client_written_from_the_specification_survives_a_leader() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kvorum_client.py");
     let mut python = Command::new("python3")
         .args([script, &cluster.servers()])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -24,6 +25,8 @@ fn a_python_client_written_from_the_specification_survives_a_leader() {
     if line == "half\n" {
         let leader = cluster.leader();
         cluster.kill(leader);
+        // It waits for this with half of its work before it.
+        python.stdin.take().expect("it is piped").write_all(b"killed\n").unwrap();
     }
     let mut said = String::new();
     python.stderr.take().expect("it is piped").read_to_string(&mut said).unwrap();

@@ -95,7 +95,8 @@ impl ClientFlags {
     /// Begins a command. When no server answers at all, that is said at once.
     pub(super) fn connect(&self) -> Result<Connected, ClientError> {
         let deadline = self.deadline();
-        Ok(Connected { client: Client::connect(&self.servers, self.options())?, deadline })
+        let client = Client::connect(&self.servers, self.options())?.one_at_a_time();
+        Ok(Connected { client, deadline })
     }
 
     /// When to give up what begins now.

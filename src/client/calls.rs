@@ -12,7 +12,6 @@ use super::error::{Cause, Error, ErrorKind};
 use super::options::CallOptions;
 use super::reply::Reply;
 use super::route::{Course, Kind, ReadFrom};
-use super::session::WINDOW;
 
 /// A call that may take longer than this has all the time there is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
@@ -159,7 +158,8 @@ impl Calls<'_> {
     /// Opening one twice wastes a little of the cluster's memory for a while, and nothing else.
     fn open_session(&self, deadline: Instant) -> Result<u64, Error> {
         let mut course = Course::new(Kind::Write { may_repeat: true }, deadline);
-        let request = Request::Write(Command::new(Op::OpenSession { window: WINDOW }));
+        let window = self.cluster.session.window();
+        let request = Request::Write(Command::new(Op::OpenSession { window }));
         let run = self.cluster.run(&mut course, RequestHead::default(), &request, Instant::now());
         match run? {
             Outcome::Reply(reply) => written(reply).map(|version| version.0),
@@ -168,11 +168,11 @@ impl Calls<'_> {
     }
 
     /// Asks whom it may concern; any server will do, or only the leader.
-    pub(super) fn other(&self, request: &Request<'_>, needs_leader: bool) -> Result<Reply, Error> {
-        let kind = if needs_leader {
-            Kind::Write { may_repeat: true }
-        } else {
-            Kind::Read(ReadFrom::Random)
+    pub(super) fn other(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let kind = match request {
+            // Without a name, the next leader would hand the office on.
+            Request::Transfer { to } => Kind::Write { may_repeat: to.is_some() },
+            _ => Kind::Read(ReadFrom::Random),
         };
         self.once(kind, RequestHead::default(), request)
     }

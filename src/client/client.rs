@@ -63,6 +63,13 @@ impl Client {
         Ok((Client { cluster }, servers))
     }
 
+    /// For a program that makes one call at a time: the cluster keeps a single answer for it.
+    /// To be called before the first write.
+    pub(crate) fn one_at_a_time(self) -> Client {
+        self.cluster.session.narrow(1);
+        self
+    }
+
     /// Asks the servers in turn for the members, until one answers.
     fn meet(&self, servers: &[String]) -> Result<(), Error> {
         let deadline = Instant::now() + self.calls().timeout();
@@ -177,7 +184,7 @@ impl Client {
     /// No server could answer in time.
     pub fn members(&self) -> Result<MembersLine, Error> {
         let wrong = || wrong_answer(ErrorKind::NotApplied);
-        match self.calls().other(&Request::Members, false)? {
+        match self.calls().other(&Request::Members)? {
             Reply::Members(line) => {
                 let line = MembersLine::parse(&line).map_err(|_| wrong())?;
                 self.cluster.learn_members(&line, Instant::now());
@@ -192,7 +199,7 @@ impl Client {
     /// # Errors
     /// No server could answer in time.
     pub fn leader(&self) -> Result<Option<String>, Error> {
-        match self.calls().other(&Request::WhoIsLeader, false)? {
+        match self.calls().other(&Request::WhoIsLeader)? {
             Reply::Leader(leader) => {
                 if let Some(address) = &leader {
                     self.cluster.with_router(|router| router.learn_leader(address));
@@ -207,9 +214,10 @@ impl Client {
     /// furthest. It has begun when this returns; [`leader`](Client::leader) shows its end.
     ///
     /// # Errors
-    /// The leader refuses, or none could be asked in time.
+    /// The leader refuses, or none could be asked in time. A request whose answer is lost is sent
+    /// again only when it names the next leader.
     pub fn transfer(&self, to: Option<NodeId>) -> Result<(), Error> {
-        match self.calls().other(&Request::Transfer { to }, true)? {
+        match self.calls().other(&Request::Transfer { to })? {
             Reply::Ok => Ok(()),
             _ => Err(wrong_answer(ErrorKind::NotApplied)),
         }

@@ -9,7 +9,7 @@ use super::error::{Cause, Error, ErrorKind};
 use super::route::{Numbered, Sequences};
 
 /// How many writes of one client may be under way at once; threads beyond it wait.
-pub(super) const WINDOW: u32 = 64;
+const WINDOW: u32 = 64;
 
 /// Gives numbers to the writes of many threads; opened with the first of them.
 #[derive(Debug)]
@@ -30,6 +30,17 @@ impl Session {
     pub(super) fn new() -> Session {
         let state = State { sequences: Sequences::new(WINDOW), is_opening: false };
         Session { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Lets only so many writes be under way at once, in sessions that are yet to be opened: the
+    /// cluster keeps that many answers of each.
+    pub(super) fn narrow(&self, window: u32) {
+        self.lock().sequences = Sequences::new(window);
+    }
+
+    /// The window that a session is to be opened with.
+    pub(super) fn window(&self) -> u32 {
+        self.lock().sequences.window()
     }
 
     /// A number for one write; `open` opens a session if there is none, and names it.
@@ -141,6 +152,17 @@ mod tests {
         assert_eq!((error.kind(), error.cause()), (ErrorKind::NotApplied, &Cause::Timeout));
         drop(held);
         assert!(session.number(Instant::now(), open).is_ok());
+    }
+
+    #[test]
+    fn a_narrow_session_numbers_one_write_at_a_time() {
+        let session = Session::new();
+        session.narrow(1);
+        assert_eq!(session.window(), 1);
+        let held = session.number(later(), || Ok(7)).unwrap();
+        assert!(session.number(Instant::now(), || Ok(8)).is_err());
+        drop(held);
+        assert_eq!(session.number(later(), || Ok(8)).unwrap().sequence().sequence, 2);
     }
 
     #[test]

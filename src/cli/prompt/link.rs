@@ -99,6 +99,8 @@ impl Link {
         let (kind, level) = match request {
             Request::Write(_) => (Kind::Write { may_repeat: false }, self.write_quorum),
             Request::Read(_) => (Kind::Read(ReadFrom::Leader), self.read_quorum),
+            // The next leader would hand the office on.
+            Request::Transfer { to: None } => (Kind::Write { may_repeat: false }, None),
             _ => (Kind::Read(ReadFrom::Leader), None),
         };
         // The router prefers whom it takes for the leader: here that is the server we stay with.
@@ -174,7 +176,7 @@ impl Link {
                 }
                 Some(Err(failure))
             }
-            Verdict::NewSession => unreachable!("no session is ever opened here"),
+            Verdict::NewSession => unreachable!("nothing is numbered here"),
         }
     }
 

@@ -12,6 +12,7 @@ use kvorum_protocol::{Request, Response, binary::RequestHead, binary::encode_req
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::plan::Taken;
 use crate::client::failure::Failure;
 
 /// A whole window of answers comes with one read while it is below this.
@@ -82,11 +83,14 @@ impl Link {
         address: &str,
         registry: &Registry,
         token: Token,
-    ) -> Result<(), Failure> {
+    ) -> Result<Taken, Failure> {
         match self.stage {
-            _ if self.output.is_empty() => Ok(()),
-            Stage::Closed => self.connect(address, registry, token),
-            Stage::Connecting => Ok(()),
+            _ if self.output.is_empty() => Ok(Taken::default()),
+            Stage::Closed => {
+                self.connect(address, registry, token)?;
+                Ok(Taken::default())
+            }
+            Stage::Connecting => Ok(Taken::default()),
             Stage::Greeting | Stage::Open => self.write(),
         }
     }
@@ -105,27 +109,30 @@ impl Link {
     }
 
     /// The system says that it takes bytes, or that connecting has come to an end.
-    pub(super) fn writable(&mut self) -> Result<(), Failure> {
-        let Some(stream) = &self.stream else { return Ok(()) };
-        self.is_full = false;
+    pub(super) fn writable(&mut self) -> Result<Taken, Failure> {
+        let Some(stream) = &self.stream else { return Ok(Taken::default()) };
+        let was_full = std::mem::take(&mut self.is_full);
         if self.stage == Stage::Connecting {
             if let Some(error) = stream.take_error()? {
                 return Err(error.into());
             }
             match stream.peer_addr() {
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotConnected => {
+                    return Ok(Taken::default());
+                }
                 Err(error) => return Err(error.into()),
             }
             // Requests are gathered here: there is nothing for Nagle's algorithm to do.
             stream.set_nodelay(true)?;
             self.stage = Stage::Greeting;
         }
-        self.write()
+        Ok(Taken { was_full, ..self.write()? })
     }
 
-    fn write(&mut self) -> Result<(), Failure> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
+    fn write(&mut self) -> Result<Taken, Failure> {
+        let Some(stream) = &mut self.stream else { return Ok(Taken::default()) };
+        let before = self.sent;
         while !self.is_full && self.sent < self.output.len() {
             match stream.write(&self.output[self.sent..]) {
                 Ok(count) => self.sent += count,
@@ -134,6 +141,7 @@ impl Link {
                 Err(error) => return Err(error.into()),
             }
         }
+        let taken = Taken { bytes: self.sent - before, was_full: false };
         if self.sent == self.output.len() {
             self.output.clear();
             self.sent = 0;
@@ -141,7 +149,7 @@ impl Link {
             self.output.drain(..self.sent);
             self.sent = 0;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Whether a request may have arrived at a server that takes requests.

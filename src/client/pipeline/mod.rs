@@ -286,11 +286,14 @@ impl Pipeline {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let node = NodeIndex(event.token().0);
-            if event.is_writable()
-                && let Err(failure) = self.links[node.0].writable()
-            {
-                self.lose(node, failure, now);
-                continue;
+            if event.is_writable() {
+                match self.links[node.0].writable() {
+                    Ok(taken) => self.plan.taken(node, taken, now),
+                    Err(failure) => {
+                        self.lose(node, failure, now);
+                        continue;
+                    }
+                }
             }
             let has_more = event.is_readable() || event.is_read_closed() || event.is_error();
             if has_more && let Err(failure) = self.receive(node, event.is_read_closed(), now) {
@@ -321,9 +324,12 @@ impl Pipeline {
             let node = NodeIndex(at);
             let address = self.plan.router().address(node);
             let registry = self.poll.registry();
-            if let Err(failure) = self.links[at].flush(address, registry, Token(at)) {
-                self.lose(node, failure, now);
-                is_calm = false;
+            match self.links[at].flush(address, registry, Token(at)) {
+                Ok(taken) => self.plan.taken(node, taken, now),
+                Err(failure) => {
+                    self.lose(node, failure, now);
+                    is_calm = false;
+                }
             }
         }
         is_calm

@@ -50,7 +50,8 @@ pub enum Verdict {
     Done,
     /// Go on with [`Course::next`].
     Again,
-    /// The session is forgotten, and so is nothing else: go on with a number in a new one.
+    /// The session is forgotten, and so is nothing else: go on with a number in a new one. Only for
+    /// a write that may be repeated.
     NewSession,
     /// Give up.
     Fail(End),
@@ -184,7 +185,7 @@ impl Course {
             }
             // The same server takes it under a number in another session, unless an earlier
             // sending under this one may have been applied.
-            Refusal::SessionOver if self.open.is_none() => {
+            Refusal::SessionOver if self.may_be_numbered() && self.open.is_none() => {
                 self.search.succeeded();
                 Verdict::NewSession
             }
@@ -234,6 +235,11 @@ impl Course {
 
     fn is_write(&self) -> bool {
         matches!(self.kind, Kind::Write { .. })
+    }
+
+    /// A server may speak of a session also where there is none.
+    fn may_be_numbered(&self) -> bool {
+        self.kind == Kind::Write { may_repeat: true }
     }
 
     fn end(&self, reason: EndReason) -> End {
@@ -345,6 +351,17 @@ mod tests {
         let third = call.send();
         let reason = EndReason::Refused(ErrorCode::SessionExpired);
         assert_eq!(call.hear(third, expired), Verdict::Fail(End { reason, is_open: true }));
+    }
+
+    #[test]
+    fn a_server_that_speaks_of_a_session_where_there_is_none_has_refused() {
+        let reason = EndReason::Refused(ErrorCode::SessionExpired);
+        for kind in [Kind::Read(ReadFrom::Leader), Kind::Write { may_repeat: false }] {
+            let mut call = Call::new(kind);
+            let node = call.send();
+            let verdict = call.hear(node, Heard::Refused(ErrorCode::SessionExpired));
+            assert_eq!(verdict, Verdict::Fail(End { reason, is_open: false }));
+        }
     }
 
     #[test]

@@ -130,20 +130,16 @@ impl Router {
         &self.nodes[node.0].address
     }
 
-    /// The addresses of all servers that may be asked.
-    pub fn addresses(&self) -> impl Iterator<Item = (NodeIndex, &str)> {
-        let indexes = (0..self.nodes.len()).map(NodeIndex);
-        indexes.filter(|index| self.is_in_use(*index)).map(|index| (index, self.address(index)))
-    }
-
-    /// A router for somebody else, who begins with these servers and this leader.
+    /// A router for somebody else, who begins with these servers, the members among them and this
+    /// leader, and finds out alone how each of them does.
     #[must_use]
     pub fn fork(&mut self) -> Router {
         let seed = self.rng.random();
-        let mut fork = Router::new(self.addresses().map(|(_, address)| address), seed);
-        if let Some(leader) = self.leader {
-            fork.learn_leader(self.address(leader));
+        let mut fork = Router::new(self.nodes.iter().map(|node| &*node.address), seed);
+        for (node, own) in fork.nodes.iter_mut().zip(&self.nodes) {
+            (node.is_member, node.is_voter) = (own.is_member, own.is_voter);
         }
+        fork.leader = self.leader;
         fork
     }
 
@@ -346,11 +342,6 @@ impl Router {
         self.nodes[index.0].is_member
     }
 
-    /// Whether the server may be asked at all: a member, or no members are known.
-    fn is_in_use(&self, index: NodeIndex) -> bool {
-        self.is_listed(index) || !self.nodes.iter().any(|node| node.is_member)
-    }
-
     /// A random part of `longest`, from its half on.
     pub(super) fn jitter(&mut self, longest: Duration) -> Duration {
         longest.mul_f64(self.rng.random_range(0.5..1.0))
@@ -430,6 +421,20 @@ mod tests {
         tried.insert(NodeIndex(1));
         tried.insert(NodeIndex(2));
         assert_eq!(router.for_write(&tried, now), Some(NodeIndex(0)));
+    }
+
+    #[test]
+    fn a_fork_knows_the_servers_given_too() {
+        let now = Instant::now();
+        let mut router = Router::new(["localhost:1"], 1);
+        router.learn_members([(NodeId(1), true, "a:1")], Some(NodeId(1)), now);
+        let mut fork = router.fork();
+        assert_eq!(fork.leader(), Some(NodeIndex(1)));
+        assert_eq!(fork.for_read(ReadFrom::Random, &NONE, now), Some(NodeIndex(1)), "a member");
+        fork.sent(NodeIndex(1));
+        fork.failed(NodeIndex(1), now);
+        let left = fork.for_write(&NONE, now).map(|node| fork.address(node));
+        assert_eq!(left, Some("localhost:1"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use kvorum_protocol::SessionSequence;
 /// never to be sent again.
 #[derive(Debug)]
 pub struct Sequences {
-    window: usize,
+    window: u32,
     /// The session in use; `None` before one is opened.
     session: Option<u64>,
     /// The lowest number that is not resolved.
@@ -36,8 +36,13 @@ impl Sequences {
     /// No session yet; each will have this window.
     #[must_use]
     pub fn new(window: u32) -> Sequences {
-        let window = usize::try_from(window).expect("a window fits in memory");
         Sequences { window, session: None, first: 1, resolved: VecDeque::new() }
+    }
+
+    /// How many numbers may be given out and not resolved: at least 1.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.window
     }
 
     /// A session was opened: its numbers begin at 1.
@@ -58,7 +63,7 @@ impl Sequences {
     #[inline]
     pub fn number(&mut self) -> Numbered {
         let Some(session) = self.session else { return Numbered::NoSession };
-        if self.resolved.len() == self.window {
+        if self.resolved.len() == self.window as usize {
             return Numbered::Full;
         }
         let sequence = self.first + self.resolved.len() as u64;

@@ -6,13 +6,18 @@ use kvorum_protocol::{ErrorCode, MembersLine, Response, Role};
 
 use super::lane::Entry;
 use super::slots::{Answer, Asked, SlotIndex, State};
-use super::{Confused, Plan, Trust};
+use super::{Confused, Plan, Taken, Trust};
 use crate::client::route::{End, EndReason, NodeIndex, Refusal};
 
 impl Plan {
     /// A server has said something.
     pub fn is_there(&mut self, node: NodeIndex, now: Instant) {
         self.lane(node).heard(now);
+    }
+
+    /// The system has taken bytes for a server.
+    pub fn taken(&mut self, node: NodeIndex, taken: Taken, now: Instant) {
+        self.lane(node).taken(taken, now);
     }
 
     /// A server has answered the request with this id. An answer that nobody waits for is nothing.
@@ -177,15 +182,16 @@ impl Plan {
             Refusal::NoLeader | Refusal::Busy => self.send_again(slot, reason),
             Refusal::Open { .. } => self.sent_in_vain(slot, reason),
             Refusal::SessionOver if self.slots.get(slot).open.is_none() => {
-                if let Some(number) = self.slots.get_mut(slot).number.take() {
-                    self.sequences.expired(number.session);
+                match self.slots.get_mut(slot).number.take() {
+                    Some(number) => {
+                        self.sequences.expired(number.session);
+                        self.send_again(slot, reason);
+                    }
+                    // It was in no session: another one would not help.
+                    None => self.fail(slot, reason),
                 }
-                self.send_again(slot, reason);
             }
-            Refusal::SessionOver | Refusal::Final => {
-                let end = self.slots.get(slot).end(reason);
-                self.finish(slot, Err(end));
-            }
+            Refusal::SessionOver | Refusal::Final => self.fail(slot, reason),
         }
     }
 
@@ -236,7 +242,7 @@ impl Plan {
             return;
         }
         let (refusal, reason) = self.learn(node, true, response, now);
-        if refusal != Refusal::Final {
+        if !matches!(refusal, Refusal::Final | Refusal::SessionOver) {
             return;
         }
         // Without a session no write can go on.
@@ -246,8 +252,7 @@ impl Plan {
             slot.is_write() && slot.number.is_none()
         });
         for slot in unnumbered {
-            let end = self.slots.get(slot).end(reason);
-            self.finish(slot, Err(end));
+            self.fail(slot, reason);
         }
     }
 
@@ -263,8 +268,7 @@ impl Plan {
             it.open = Some(reason);
         }
         if it.is_write() && it.number.is_none() {
-            let end = it.end(reason);
-            self.finish(slot, Err(end));
+            self.fail(slot, reason);
         } else {
             self.send_again(slot, reason);
         }
@@ -276,6 +280,11 @@ impl Plan {
         let streamed = self.is_streamed(slot);
         let waiting = if streamed { &mut self.stream.waiting } else { &mut self.reads };
         waiting.put_back(slot, |slot| self.slots.get(slot).serial);
+    }
+
+    fn fail(&mut self, slot: SlotIndex, reason: EndReason) {
+        let end = self.slots.get(slot).end(reason);
+        self.finish(slot, Err(end));
     }
 
     #[inline]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::CONNECTION_ID;
 
+use super::Taken;
 use super::slots::SlotIndex;
 
 /// A server that says nothing for so long, while an answer is due, is sent a PING.
@@ -12,6 +13,10 @@ const SILENCE_MAX: Duration = Duration::from_millis(500);
 
 /// And if it does not answer that for so long, the connection is taken for broken.
 const PONG_MAX: Duration = Duration::from_millis(500);
+
+/// And so much longer each for every byte that left since the server was last heard: it hears the
+/// PING only behind them.
+const PATIENCE_PER_BYTE: Duration = Duration::from_micros(1);
 
 /// What was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub(super) struct Lane {
     heard_at: Option<Instant>,
     /// When it was asked whether it is there.
     pinged_at: Option<Instant>,
+    /// How many bytes have left since `heard_at`.
+    on_the_way: usize,
 }
 
 /// What to do about a server that says nothing.
@@ -62,6 +69,7 @@ impl Lane {
             measured: None,
             heard_at: None,
             pinged_at: None,
+            on_the_way: 0,
         }
     }
 
@@ -74,7 +82,7 @@ impl Lane {
     #[inline]
     pub(super) fn push(&mut self, entry: Entry, now: Instant) -> u32 {
         if self.entries.is_empty() {
-            self.heard_at = Some(now);
+            self.heard(now);
         }
         let mut id = self.id_at(self.entries.len());
         if id == CONNECTION_ID {
@@ -129,6 +137,7 @@ impl Lane {
             id => id,
         };
         (self.measured, self.heard_at, self.pinged_at) = (None, None, None);
+        self.on_the_way = 0;
         std::mem::take(&mut self.entries)
     }
 
@@ -137,6 +146,17 @@ impl Lane {
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
         self.pinged_at = None;
+        self.on_the_way = 0;
+    }
+
+    /// The system has taken bytes. Where it had no room for them before, the server has taken some:
+    /// one that says nothing for the length of an upload is there.
+    #[inline]
+    pub(super) fn taken(&mut self, taken: Taken, now: Instant) {
+        if taken.was_full && taken.bytes > 0 {
+            self.heard(now);
+        }
+        self.on_the_way += taken.bytes;
     }
 
     pub(super) fn pinged(&mut self, now: Instant) {
@@ -146,12 +166,13 @@ impl Lane {
     /// `None` while nothing is due.
     pub(super) fn silence(&self, now: Instant) -> Option<Silence> {
         let heard_at = self.heard_at.filter(|_| !self.entries.is_empty())?;
-        Some(match self.pinged_at {
-            None if now >= heard_at + SILENCE_MAX => Silence::Long,
-            None => Silence::Short(heard_at + SILENCE_MAX),
-            Some(pinged_at) if now >= pinged_at + PONG_MAX => Silence::TooLong,
-            Some(pinged_at) => Silence::Short(pinged_at + PONG_MAX),
-        })
+        // What does not fit is more than an hour.
+        let more = PATIENCE_PER_BYTE * u32::try_from(self.on_the_way).unwrap_or(u32::MAX);
+        let (until, beyond) = match self.pinged_at {
+            None => (heard_at + SILENCE_MAX + more, Silence::Long),
+            Some(pinged_at) => (pinged_at + PONG_MAX + more, Silence::TooLong),
+        };
+        Some(if now >= until { beyond } else { Silence::Short(until) })
     }
 
     fn id_at(&self, position: usize) -> u32 {
@@ -221,5 +242,24 @@ mod tests {
         lane.heard(long);
         lane.answered(ping, long);
         assert_eq!(lane.silence(long), Some(Silence::Short(long + SILENCE_MAX)));
+    }
+
+    #[test]
+    fn a_server_that_takes_what_it_is_sent_is_there() {
+        let start = Instant::now();
+        let mut lane = Lane::new();
+        lane.push(Entry::Request(0), start);
+        lane.taken(Taken { bytes: 1_000_000, was_full: false }, start);
+        let long = start + SILENCE_MAX + Duration::from_secs(1);
+        assert_eq!(lane.silence(start), Some(Silence::Short(long)), "it has much to read first");
+        lane.push(Entry::Ping, long);
+        lane.pinged(long);
+        let too_long = long + PONG_MAX + Duration::from_secs(1);
+        assert_eq!(lane.silence(long), Some(Silence::Short(too_long)));
+        lane.taken(Taken { bytes: 0, was_full: true }, too_long);
+        assert_eq!(lane.silence(too_long), Some(Silence::TooLong), "nothing was taken");
+        lane.taken(Taken { bytes: 500_000, was_full: true }, too_long);
+        let long = too_long + SILENCE_MAX + Duration::from_millis(500);
+        assert_eq!(lane.silence(too_long), Some(Silence::Short(long)));
     }
 }

@@ -78,6 +78,15 @@ pub enum Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confused;
 
+/// What the system has taken of the bytes for a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// How many.
+    pub bytes: usize,
+    /// Before these, it took no more: the server has made room since then.
+    pub was_full: bool,
+}
+
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {

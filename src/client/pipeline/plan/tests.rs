@@ -227,6 +227,26 @@ fn a_forgotten_session_is_replaced_unless_a_sending_is_open() {
 }
 
 #[test]
+fn who_is_in_no_session_is_not_sent_again_for_its_end() {
+    let mut driver = Driver::new(None, ReadFrom::Leader);
+    let [write, read] = [driver.set(1), driver.get(2)];
+    let end = End { reason: EndReason::Refused(ErrorCode::SessionExpired), is_open: false };
+    for ticket in [write, read] {
+        let sent = driver.sendings();
+        driver.refuse(&sent[0], ErrorCode::SessionExpired);
+        assert_eq!(driver.outcome(ticket), Some(Err(end)));
+    }
+    assert_eq!(driver.sendings(), []);
+    // Not even the opening of one has a session.
+    let mut driver = Driver::new(Some(64), ReadFrom::Leader);
+    let write = driver.set(1);
+    let sent = driver.sendings();
+    assert_eq!(whats(&sent), [What::OpenSession]);
+    driver.refuse(&sent[0], ErrorCode::SessionExpired);
+    assert_eq!(driver.outcome(write), Some(Err(end)));
+}
+
+#[test]
 fn a_session_that_can_not_be_opened_fails_the_writes_and_nothing_else() {
     let mut driver = Driver::new(Some(64), ReadFrom::Leader);
     let [write, read] = [driver.set(1), driver.get(2)];
