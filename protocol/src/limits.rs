@@ -99,6 +99,10 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// No server accepts more than this, however it is configured.
+    pub const MAX: Limits =
+        Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
+
     /// The most bytes of one request in any protocol: the largest SET, or as much in a SET_MANY.
     /// At least 1 MiB, so that small values still come many to a request.
     #[must_use]

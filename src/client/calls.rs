@@ -4,17 +4,14 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::RequestHead;
-use kvorum_protocol::{Command, KeyList, LogIndex, Op, PairList, Quorum, Read, Request};
+use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Op, PairList, Quorum, Read, Request};
 
-use super::check::{LIMITS, check, check_read_quorum, check_write_quorum};
+use super::check::{check, check_read_quorum, check_write_quorum};
 use super::cluster::{Cluster, Outcome};
 use super::error::{Cause, Error, ErrorKind};
 use super::options::CallOptions;
 use super::reply::Reply;
 use super::route::{Course, Kind, ReadFrom};
-
-/// A call that may take longer than this has all the time there is.
-const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
 
 /// A buffer for lists that a large one has made larger than this is given up.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
@@ -63,7 +60,7 @@ impl Calls<'_> {
     /// As [`get`](Calls::get); nothing is returned in part.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Versioned>>, Error> {
         let reply = with_scratch(|scratch| {
-            let list = KeyList::encode(keys.iter().map(AsRef::as_ref), &LIMITS, scratch)?;
+            let list = KeyList::encode(keys.iter().map(AsRef::as_ref), &Limits::MAX, scratch)?;
             self.read(&Read::GetMany(list))
         })?;
         match reply {
@@ -93,7 +90,7 @@ impl Calls<'_> {
     ) -> Result<LogIndex, Error> {
         with_scratch(|scratch| {
             let pairs = pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
-            let list = PairList::encode(pairs, &LIMITS, scratch)?;
+            let list = PairList::encode(pairs, &Limits::MAX, scratch)?;
             written(self.write(Op::SetMany(list))?)
         })
     }
@@ -112,7 +109,7 @@ impl Calls<'_> {
     /// As [`set`](Calls::set).
     pub fn delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Deleted, Error> {
         with_scratch(|scratch| {
-            let list = KeyList::encode(keys.iter().map(AsRef::as_ref), &LIMITS, scratch)?;
+            let list = KeyList::encode(keys.iter().map(AsRef::as_ref), &Limits::MAX, scratch)?;
             deleted(&self.write(Op::DeleteMany(list))?)
         })
     }
@@ -189,7 +186,7 @@ impl Calls<'_> {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.options.timeout.unwrap_or(self.cluster.options.timeout).min(TIMEOUT_MAX)
+        self.options.timeout_with(&self.cluster.options)
     }
 }
 

@@ -1,21 +1,17 @@
 //! What is refused before it is sent.
 
 use kvorum_protocol::command::check_key;
-use kvorum_protocol::limits::{COMMAND_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, VOTERS_MAX};
+use kvorum_protocol::limits::{COMMAND_BYTES_MAX, VOTERS_MAX};
 use kvorum_protocol::{DecodeError, Limits, Quorum, Read, Request};
-
-/// No server accepts more than this, however it is configured.
-pub(super) const LIMITS: Limits =
-    Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 /// Refuses what no server accepts, and what could not even be encoded.
 pub(super) fn check(request: &Request<'_>) -> Result<(), DecodeError> {
     match request {
         Request::Write(command) => {
-            command.check(&LIMITS)?;
+            command.check(&Limits::MAX)?;
             check_bytes(command.encoded_len())
         }
-        Request::Read(Read::Get(key) | Read::Length(key)) => check_key(key, &LIMITS),
+        Request::Read(Read::Get(key) | Read::Length(key)) => check_key(key, &Limits::MAX),
         // Each key was checked when the list was made.
         Request::Read(Read::GetMany(keys) | Read::Exists(keys)) => {
             check_bytes(keys.as_bytes().len())
@@ -51,6 +47,7 @@ pub(super) fn check_write_quorum(quorum: Option<Quorum>) -> Result<(), DecodeErr
 
 #[cfg(test)]
 mod tests {
+    use kvorum_protocol::limits::KEY_BYTES_MAX;
     use kvorum_protocol::{Command, KeyList, Op};
 
     use super::*;
@@ -77,7 +74,7 @@ mod tests {
         for (count, expected) in [(1000, Ok(())), (1100, too_large)] {
             let mut scratch = Vec::new();
             let keys = std::iter::repeat_n(key.as_slice(), count);
-            let list = KeyList::encode(keys, &LIMITS, &mut scratch).unwrap();
+            let list = KeyList::encode(keys, &Limits::MAX, &mut scratch).unwrap();
             assert_eq!(check(&Request::Read(Read::GetMany(list))), expected);
             assert_eq!(check(&Request::Write(Command::new(Op::DeleteMany(list)))), expected);
         }

@@ -82,7 +82,8 @@ impl Client {
             match self.cluster.ask(server, &Request::Members, now + share) {
                 Ok(Reply::Members(line)) => {
                     if let Ok(line) = MembersLine::parse(&line) {
-                        self.cluster.learn_members(&line, Instant::now());
+                        self.cluster
+                            .with_router(|router| router.learn_members(&line, Instant::now()));
                     }
                     return Ok(());
                 }
@@ -187,7 +188,7 @@ impl Client {
         match self.calls().other(&Request::Members)? {
             Reply::Members(line) => {
                 let line = MembersLine::parse(&line).map_err(|_| wrong())?;
-                self.cluster.learn_members(&line, Instant::now());
+                self.cluster.with_router(|router| router.learn_members(&line, Instant::now()));
                 Ok(line)
             }
             _ => Err(wrong()),

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::RequestHead;
-use kvorum_protocol::{ErrorCode, MembersLine, Request, Role};
+use kvorum_protocol::{ErrorCode, MembersLine, Request};
 
 use super::error::Error;
 use super::failure::Failure;
@@ -110,7 +110,7 @@ impl Cluster {
                     now = came_at;
                     let mut state = self.lock();
                     state.learn(node, news, now);
-                    let heard = heard(&reply);
+                    let heard = Heard::from(&reply);
                     let router = &mut state.router;
                     let verdict = course.heard(router, node, &heard, round_trip, now);
                     drop(state);
@@ -187,11 +187,6 @@ impl Cluster {
         act(&mut self.lock().router)
     }
 
-    /// Learns from a line of MEMBERS.
-    pub(super) fn learn_members(&self, line: &MembersLine, now: Instant) {
-        learn_members(&mut self.lock().router, line, now);
-    }
-
     /// The connections to a server; those to one that is none of the cluster's are not kept.
     fn pool_of(&self, server: &str) -> Arc<Pool> {
         let mut state = self.lock();
@@ -229,7 +224,7 @@ impl State {
         match news {
             Some(Reply::Members(line)) => {
                 if let Ok(line) = MembersLine::parse(&line) {
-                    learn_members(&mut self.router, &line, now);
+                    self.router.learn_members(&line, now);
                 }
             }
             Some(Reply::Error { code: ErrorCode::UnknownCommand, .. }) => {
@@ -238,13 +233,6 @@ impl State {
             _ => {}
         }
     }
-}
-
-fn learn_members(router: &mut Router, line: &MembersLine, now: Instant) {
-    let members = line.members.members().iter();
-    let members =
-        members.map(|member| (member.id, member.role == Role::Voter, member.client.as_str()));
-    router.learn_members(members, line.leader, now);
 }
 
 fn ask(pool: &Pool, call: Call<'_>, now: Instant) -> Result<Answer, Miss> {
@@ -260,15 +248,6 @@ fn ask(pool: &Pool, call: Call<'_>, now: Instant) -> Result<Answer, Miss> {
         taken.retire();
     }
     result
-}
-
-/// What the course wants to know of a reply.
-fn heard(reply: &Reply) -> Heard<'_> {
-    match reply {
-        Reply::NotLeader { leader } => Heard::NotLeader(leader),
-        Reply::Error { code, .. } => Heard::Refused(*code),
-        _ => Heard::Answer,
-    }
 }
 
 /// What a request may wait for its quorum at the server, when so much of the call is left.

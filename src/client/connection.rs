@@ -20,9 +20,9 @@ use kvorum_protocol::binary::{
     CONNECTION_ID, FrameError, PREFACE, PrefaceError, RequestHead, decode_preface, decode_response,
     encode_request,
 };
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use kvorum_protocol::{DecodeError, Limits, Request, Response};
+use kvorum_protocol::{DecodeError, Request, Response};
 
+use super::check::check;
 use super::reply::Reply;
 
 /// The least that is asked of the socket at once.
@@ -30,9 +30,6 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Refusals of a server that is full come as one line of text, shorter than this.
 const REFUSAL_BYTES_MAX: usize = 512;
-
-/// No server accepts more than this, however it is configured.
-const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 /// Names a request among those in flight on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -298,25 +295,6 @@ fn remaining(deadline: Instant) -> Result<Duration, Reason> {
     }
 }
 
-/// Refuses what could not even be encoded.
-fn check(request: &Request<'_>) -> Result<(), DecodeError> {
-    use kvorum_protocol::command::check_key;
-    match request {
-        Request::Write(command) => command.check(&LIMITS),
-        Request::Read(kvorum_protocol::Read::Get(key) | kvorum_protocol::Read::Length(key)) => {
-            check_key(key, &LIMITS)
-        }
-        // A list was checked when it was made.
-        Request::Read(_)
-        | Request::WhoIsLeader
-        | Request::Quorum { .. }
-        | Request::Transfer { .. }
-        | Request::Ping
-        | Request::Status
-        | Request::Members => Ok(()),
-    }
-}
-
 fn words(response: &Response<'_>) -> String {
     match response {
         Response::Error { code, message } => format!("{} {message}", code.word()),
@@ -373,7 +351,8 @@ mod tests {
     use std::thread;
 
     use kvorum_protocol::binary::{decode_request, encode_response};
-    use kvorum_protocol::{Command, ErrorCode, LogIndex, Op, Read};
+    use kvorum_protocol::limits::KEY_BYTES_MAX;
+    use kvorum_protocol::{Command, ErrorCode, Limits, LogIndex, Op, Read};
 
     use super::*;
 
@@ -409,7 +388,7 @@ mod tests {
                 let mut chunk = [0; 64];
                 let read = stream.read(&mut chunk).unwrap();
                 input.extend_from_slice(&chunk[..read]);
-                while let Some((frame, length)) = decode_request(&input, &LIMITS).unwrap() {
+                while let Some((frame, length)) = decode_request(&input, &Limits::MAX).unwrap() {
                     ids.push(frame.head.id);
                     input.drain(..length);
                 }

@@ -6,6 +6,9 @@ use kvorum_protocol::{LogIndex, Quorum};
 
 use super::route::ReadFrom;
 
+/// A call that may take longer than this has all the time there is.
+const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
+
 /// What holds for all calls of a client. Change what you need of the default:
 ///
 /// ```
@@ -68,4 +71,11 @@ pub struct CallOptions {
     /// whatever R is: the version of one's own last write makes one read it on any replica. A
     /// server that lacks it waits until it comes. 0, the default: any state will do.
     pub min_version: LogIndex,
+}
+
+impl CallOptions {
+    /// How long the call of a client with these options may take in all.
+    pub(super) fn timeout_with(&self, client: &Options) -> Duration {
+        self.timeout.unwrap_or(client.timeout).min(TIMEOUT_MAX)
+    }
 }

@@ -2,6 +2,8 @@
 
 use kvorum_protocol::{ErrorCode, LogIndex, Response};
 
+use super::route::Heard;
+
 /// What [`Response`] says, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -73,6 +75,17 @@ impl From<Response<'_>> for Reply {
             Response::Members(line) => Reply::Members(line.to_owned()),
             Response::NotLeader { leader } => Reply::NotLeader { leader: leader.to_owned() },
             Response::Error { code, message } => Reply::Error { code, message: message.to_owned() },
+        }
+    }
+}
+
+/// What a course wants to know of it.
+impl<'a> From<&'a Reply> for Heard<'a> {
+    fn from(reply: &'a Reply) -> Heard<'a> {
+        match reply {
+            Reply::NotLeader { leader } => Heard::NotLeader(leader),
+            Reply::Error { code, .. } => Heard::Refused(*code),
+            _ => Heard::Answer,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::RequestHead;
-use kvorum_protocol::{MembersLine, NodeId, Quorum, Request, Role};
+use kvorum_protocol::{MembersLine, NodeId, Quorum, Request};
 
 use crate::cli::servers::{ClientFlags, pause_until};
 use crate::client::route::{Course, End, EndReason, Heard, Kind, NodeIndex, ReadFrom, Step};
@@ -139,18 +139,14 @@ impl Link {
         let now = Instant::now();
         let verdict = match &answer {
             Ok(reply) => {
-                let heard = match reply {
-                    Reply::NotLeader { leader } => {
+                match reply {
+                    Reply::NotLeader { .. } => {
                         self.trouble = format!("{} does not lead", self.router.address(node));
-                        Heard::NotLeader(leader)
                     }
-                    Reply::Error { code, message } => {
-                        self.trouble.clone_from(message);
-                        Heard::Refused(*code)
-                    }
-                    _ => Heard::Answer,
-                };
-                course.heard(&mut self.router, node, &heard, None, now)
+                    Reply::Error { message, .. } => self.trouble.clone_from(message),
+                    _ => {}
+                }
+                course.heard(&mut self.router, node, &Heard::from(reply), None, now)
             }
             Err(error) => {
                 self.open = None;
@@ -200,10 +196,7 @@ impl Link {
         match open.connection.call(RequestHead::default(), &Request::Members, deadline) {
             Ok(Reply::Members(line)) => {
                 let Ok(line) = MembersLine::parse(&line) else { return };
-                let members = line.members.members().iter();
-                let members =
-                    members.map(|member| (member.id, member.role == Role::Voter, &*member.client));
-                self.router.learn_members(members, line.leader, now);
+                self.router.learn_members(&line, now);
                 self.voters = line.members.voters().map(|member| member.id).collect();
             }
             Ok(_) => {}

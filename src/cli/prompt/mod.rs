@@ -13,7 +13,6 @@ mod words;
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
 
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use kvorum_protocol::text::{self, Acknowledgement, Escaped, Line, LineError};
 use kvorum_protocol::{Limits, Request, Response};
 use rustyline::error::ReadlineError;
@@ -24,9 +23,6 @@ use crate::client::Reply;
 use editor::{Entered, LineEditor};
 use link::Link;
 use style::Style;
-
-/// No server accepts more than this, however it is configured.
-const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 /// The least that is asked of standard input at once.
 const READ_BYTES: usize = 64 << 10;
@@ -102,7 +98,7 @@ impl Session {
     /// A value that would do something to the terminal is escaped.
     fn line_of_a_person(&mut self, line: &str) -> Told {
         let line = format!("{}\n", line.trim_end_matches('\n'));
-        let parsed = text::parse(line.as_bytes(), 0, &LIMITS);
+        let parsed = text::parse(line.as_bytes(), 0, &Limits::MAX);
         let told = match parsed {
             Ok(Some((line, _))) => self.answer(line),
             Ok(None) => unreachable!("a line has its end"),
@@ -124,14 +120,15 @@ impl Session {
         let (mut buffer, mut length, mut scanned) = (Vec::new(), 0, 0);
         loop {
             let mut at = 0;
-            while let Some((line, bytes)) = match text::parse(&buffer[at..length], scanned, &LIMITS)
-            {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    self.failed += 1;
-                    return Ok(writeln!(out, "ERROR BAD_REQUEST {error}")?);
+            while let Some((line, bytes)) =
+                match text::parse(&buffer[at..length], scanned, &Limits::MAX) {
+                    Ok(parsed) => parsed,
+                    Err(error) => {
+                        self.failed += 1;
+                        return Ok(writeln!(out, "ERROR BAD_REQUEST {error}")?);
+                    }
                 }
-            } {
+            {
                 (at, scanned) = (at + bytes, 0);
                 match self.answer(line) {
                     Told::Reply(reply) => out.write_all(&reply)?,

@@ -55,10 +55,9 @@ pub mod plan;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::command::{check_key, check_value};
-use kvorum_protocol::{DecodeError, LogIndex};
+use kvorum_protocol::{DecodeError, Limits, LogIndex};
 use mio::{Events, Poll, Token};
 
-use super::check::LIMITS;
 use super::error::Error;
 use super::failure::Failure;
 use super::options::Options;
@@ -372,7 +371,7 @@ enum Wait {
 
 #[inline]
 fn check(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
-    check_key(key, &LIMITS).and(check_value(value, &LIMITS))
+    check_key(key, &Limits::MAX).and(check_value(value, &Limits::MAX))
 }
 
 #[cold]

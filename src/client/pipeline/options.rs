@@ -1,16 +1,11 @@
 //! What a program may ask of a pipeline.
 
-use std::time::Duration;
-
-use kvorum_protocol::limits::{SESSION_WINDOW_MAX, VOTERS_MAX};
-use kvorum_protocol::{DecodeError, Quorum};
+use kvorum_protocol::DecodeError;
+use kvorum_protocol::limits::SESSION_WINDOW_MAX;
 
 use super::plan::Terms;
-use crate::client::check::check_read_quorum;
+use crate::client::check::{check_read_quorum, check_write_quorum};
 use crate::client::options::{CallOptions, Options};
-
-/// A request that may take longer than this has all the time there is.
-const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
 
 /// How a [`Pipeline`](super::Pipeline) works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +28,14 @@ impl PipelineOptions {
     pub(super) fn terms(&self, client: &Options) -> Result<Terms, DecodeError> {
         let window = u32::try_from(self.in_flight_max).unwrap_or(u32::MAX);
         let terms = Terms {
-            timeout: self.call.timeout.unwrap_or(client.timeout).min(TIMEOUT_MAX),
+            timeout: self.call.timeout_with(client),
             read_from: self.call.read_from.unwrap_or(client.read_from),
             write_quorum: self.call.write_quorum.or(client.write_quorum),
             read_quorum: self.call.read_quorum.or(client.read_quorum),
             window: client.exactly_once.then_some(window.clamp(1, SESSION_WINDOW_MAX)),
         };
         check_read_quorum(terms.read_quorum)?;
-        for quorum in [terms.write_quorum, terms.read_quorum] {
-            if matches!(quorum, Some(Quorum::Count(n)) if !(1..=VOTERS_MAX).contains(&n)) {
-                return Err(DecodeError::Invalid("quorum level"));
-            }
-        }
+        check_write_quorum(terms.write_quorum)?;
         Ok(terms)
     }
 }

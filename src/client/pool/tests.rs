@@ -8,13 +8,10 @@ use std::thread;
 use kvorum_protocol::binary::{
     CONNECTION_ID, PREFACE, RequestHead, decode_request, encode_response, frame_bytes,
 };
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use kvorum_protocol::{Command, ErrorCode, Limits, LogIndex, Op, Read, Request, Response};
 
 use super::*;
 use crate::client::reply::Reply;
-
-const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX };
 
 /// Far above what anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,7 +85,7 @@ impl Peer {
     /// The next request; `None` when the client has closed the connection.
     fn next(&mut self) -> Option<(u32, Asked)> {
         loop {
-            if let Some((frame, length)) = decode_request(&self.input, &LIMITS).unwrap() {
+            if let Some((frame, length)) = decode_request(&self.input, &Limits::MAX).unwrap() {
                 let asked = match frame.request.unwrap() {
                     Request::Read(Read::Get(key)) => Asked::Get(key.to_vec()),
                     Request::Ping => Asked::Ping,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::NodeId;
 use kvorum_protocol::limits::ADDRESS_BYTES_MAX;
+use kvorum_protocol::{MembersLine, Role};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -241,18 +241,13 @@ impl Router {
 
     /// The cluster's members: their ids, whether they vote, where they listen; and who leads.
     /// Servers that are none of them are asked only when no member can be.
-    pub fn learn_members<'a>(
-        &mut self,
-        members: impl IntoIterator<Item = (NodeId, bool, &'a str)>,
-        leader: Option<NodeId>,
-        now: Instant,
-    ) {
+    pub fn learn_members(&mut self, line: &MembersLine, now: Instant) {
         self.nodes.iter_mut().for_each(|node| node.is_member = false);
-        for (id, is_voter, address) in members {
-            let Some(index) = self.index_of(address) else { continue };
+        for member in line.members.members() {
+            let Some(index) = self.index_of(&member.client) else { continue };
             let node = &mut self.nodes[index.0];
-            (node.is_voter, node.is_member) = (is_voter, true);
-            if leader == Some(id) {
+            (node.is_voter, node.is_member) = (member.role == Role::Voter, true);
+            if line.leader == Some(member.id) {
                 self.leader = Some(index);
             }
         }
@@ -355,6 +350,10 @@ mod tests {
     const SERVERS: [&str; 3] = ["a:1", "b:1", "c:1"];
     const NONE: Tried = Tried::NONE;
 
+    fn members(line: &str) -> MembersLine {
+        MembersLine::parse(line).unwrap()
+    }
+
     fn picks(router: &mut Router, from: ReadFrom, now: Instant, times: usize) -> Vec<usize> {
         let mut counts = vec![0; 3];
         for _ in 0..times {
@@ -407,8 +406,8 @@ mod tests {
         let now = Instant::now();
         let mut router = Router::new(["localhost:1"], 1);
         assert!(router.wants_members(now));
-        let members = [(NodeId(1), true, "a:1"), (NodeId(4), false, "d:1")];
-        router.learn_members(members, Some(NodeId(1)), now);
+        let line = members("id=4 leader=1 member=1=a:1/a:2 learner=4=d:1/d:2");
+        router.learn_members(&line, now);
         assert_eq!(router.leader(), Some(NodeIndex(1)));
         assert!(!router.wants_members(now));
         assert!(router.wants_members(now + MEMBERS_AGE_MAX));
@@ -427,7 +426,7 @@ mod tests {
     fn a_fork_knows_the_servers_given_too() {
         let now = Instant::now();
         let mut router = Router::new(["localhost:1"], 1);
-        router.learn_members([(NodeId(1), true, "a:1")], Some(NodeId(1)), now);
+        router.learn_members(&members("id=1 leader=1 member=1=a:1/"), now);
         let mut fork = router.fork();
         assert_eq!(fork.leader(), Some(NodeIndex(1)));
         assert_eq!(fork.for_read(ReadFrom::Random, &NONE, now), Some(NodeIndex(1)), "a member");
@@ -447,7 +446,7 @@ mod tests {
         router.knows_no_members(NodeIndex(1));
         assert!(!router.asks_members(NodeIndex(1), now + MEMBERS_AGE_MAX));
         assert!(router.asks_members(NodeIndex(2), now));
-        router.learn_members([(NodeId(1), true, "a:1")], None, now);
+        router.learn_members(&members("id=1 member=1=a:1/"), now);
         assert!(!router.asks_members(NodeIndex(0), now + MEMBERS_ASK_INTERVAL));
         assert!(router.asks_members(NodeIndex(0), now + MEMBERS_AGE_MAX));
     }

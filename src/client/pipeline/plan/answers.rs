@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvorum_protocol::{ErrorCode, MembersLine, Response, Role};
+use kvorum_protocol::{ErrorCode, MembersLine, Response};
 
 use super::lane::Entry;
 use super::slots::{Answer, Asked, SlotIndex, State};
@@ -161,9 +161,7 @@ impl Plan {
             _ => {}
         }
         if let Some(line) = members {
-            let listed = line.members.members().iter();
-            let listed = listed.map(|it| (it.id, it.role == Role::Voter, &*it.client));
-            self.router.learn_members(listed, line.leader, now);
+            self.router.learn_members(&line, now);
             // What a server has shown is truer than what another says.
             let goes_on = self.stream.trust == Trust::Leads || self.router.leader().is_none();
             if !goes_on && self.stream.node != self.router.leader() {
