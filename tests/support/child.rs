@@ -80,6 +80,10 @@ pub fn try_end_of(child: &mut Child) -> Option<ExitStatus> {
     let left = Timespec::try_from(left).expect("patience is short");
     // It is readable when the program has ended (pidfd_open(2)).
     let mut watched = [PollFd::new(&program, PollFlags::IN)];
-    poll(&mut watched, Some(&left)).expect("it is a valid descriptor");
-    child.try_wait().expect("the child is ours")
+    if poll(&mut watched, Some(&left)).expect("it is a valid descriptor") == 0 {
+        return None;
+    }
+    // Not `try_wait`: a tracer learns of the end first, and until it has let go of the process
+    // there is nothing for its parent to collect (ptrace(2), "Death under ptrace").
+    Some(child.wait().expect("the child is ours"))
 }
