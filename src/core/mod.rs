@@ -22,6 +22,9 @@
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
+//! # Members
+//! `node/membership.rs` changes them; `membership` holds the list in force: the last in the log.
+//!
 //! # The turn
 //! The shell tells what has become durable and what other members say, calls `tick` and `poll`,
 //! then `write` and `read` for everything that came in, then `poll` again in a cluster and `seal`,
@@ -33,6 +36,7 @@ mod following;
 mod foretell;
 pub mod log;
 mod lookup;
+mod membership;
 pub mod node;
 pub mod outcome;
 pub mod output;
@@ -54,8 +58,8 @@ pub mod waits;
 mod writes;
 
 pub use node::{
-    Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
-    Violation, WriteOutcome,
+    Asker, ChangeRefusal, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome,
+    TransferError, Violation, WriteOutcome,
 };
 pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};

@@ -17,15 +17,20 @@ use super::state::State;
 /// each other: the log has checked that.
 ///
 /// In a cluster only what is known to be committed is applied: another leader may still replace
-/// the rest, which stays in memory until Raft decides. A node that is alone is the majority:
-/// whatever stands in its log is decided, and applied as it is read.
+/// the rest, which stays in memory until Raft decides. A node that has always been alone is the
+/// majority: whatever stands in its log is decided, and applied as it is read.
 pub struct Recovery {
     pub(super) state: State,
     pub(super) log: LogStart,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    /// The last list in the log.
-    pub(super) members: Option<MemberList>,
+    /// Whose log it is.
+    own: Option<NodeId>,
+    /// The lists in the log by the index of their entries: the last one that is known to be
+    /// committed, and all behind it.
+    pub(super) lists: Vec<(LogIndex, MemberList)>,
+    /// No list so far has named anybody but this node.
+    was_always_alone: bool,
     /// The highest index that a record has called committed.
     commit_hint: LogIndex,
     /// For tests of the simulator: apply whatever stands there.
@@ -68,11 +73,19 @@ impl Recovery {
             log: LogStart::default(),
             term: Term(0),
             voted_for: None,
-            members: None,
+            own: None,
+            lists: Vec::new(),
+            was_always_alone: true,
             commit_hint: LogIndex(0),
             #[cfg(feature = "seeded-bugs")]
             applies_all: false,
         }
+    }
+
+    /// The same, told whose log it is: only then it can find that nobody else has a say.
+    #[must_use]
+    pub fn of(self, own: NodeId) -> Recovery {
+        Recovery { own: Some(own), ..self }
     }
 
     /// The record at `lsn` is a batch that [`batch::check`] has accepted.
@@ -110,8 +123,11 @@ impl Recovery {
         }
         for (_, command) in batch::entries(header.first_index, bytes) {
             if let Op::Membership(members) = command.op {
-                let members = MemberList::decode(members).map_err(ReplayError::Members)?;
-                self.members = Some(members);
+                let list = MemberList::decode(members).map_err(ReplayError::Members)?;
+                let members = list.members();
+                let is_alone = members.len() == 1 && Some(members[0].id) == self.own;
+                self.was_always_alone &= is_alone;
+                self.lists.push((header.first_index, list));
             }
         }
         Ok(())
@@ -122,7 +138,7 @@ impl Recovery {
         if self.applies_all {
             return true;
         }
-        self.members.as_ref().is_some_and(|members| members.members().len() == 1)
+        self.was_always_alone && !self.lists.is_empty()
     }
 
     fn is_decided(&self, header: &BatchHeader) -> bool {
@@ -143,6 +159,8 @@ impl Recovery {
             },
         );
         self.log.committed = LogEnd::of(header);
+        let decided = self.lists.partition_point(|(index, _)| *index <= header.last_index());
+        self.lists.drain(..decided.saturating_sub(1));
     }
 
     /// The record at `lsn` is a term and a vote.
@@ -166,6 +184,7 @@ impl Recovery {
         self.log.end = end;
         self.log.terms.truncate(end.index);
         self.log.last_lsn = lsn;
+        self.lists.retain(|(index, _)| *index <= end.index);
         Ok(())
     }
 
@@ -202,6 +221,6 @@ impl Recovery {
     /// The last member list in the log; `None` on first boot.
     #[must_use]
     pub fn members(&self) -> Option<&MemberList> {
-        self.members.as_ref()
+        self.lists.last().map(|(_, list)| list)
     }
 }

@@ -71,11 +71,23 @@ pub enum Bug {
     RetryTellsItself,
     /// A write of a session with W below a majority is answered before it is committed.
     SessionAnswersBeforeCommit,
+    /// The members are changed before the last change of them is committed.
+    TwoChangesInFlight,
+    /// A leader changes the members before it has committed an entry of its own term.
+    ChangeBeforeOwnTerm,
+    /// A member list counts only when it is committed.
+    ListInForceAtCommit,
+    /// A list stays in force though its entry was taken back.
+    TruncatedListStays,
+    /// A learner is promoted that lacks most of the log.
+    PromotesBlank,
+    /// A leader that is no voter any more counts itself.
+    RemovedLeaderCounts,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 39] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -109,5 +121,11 @@ impl Bug {
         Bug::TooOldRunsAgain,
         Bug::RetryTellsItself,
         Bug::SessionAnswersBeforeCommit,
+        Bug::TwoChangesInFlight,
+        Bug::ChangeBeforeOwnTerm,
+        Bug::ListInForceAtCommit,
+        Bug::TruncatedListStays,
+        Bug::PromotesBlank,
+        Bug::RemovedLeaderCounts,
     ];
 }

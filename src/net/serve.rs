@@ -210,6 +210,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let node_config = NodeConfig {
         id,
         members,
+        joins: false,
         write_quorum: config.write_quorum,
         read_quorum: config.read_quorum,
         quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
@@ -356,7 +357,7 @@ fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeE
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
         ..WalConfig::new(Identity::random(config.id, cluster))
     };
-    let mut replay = Replay::new();
+    let mut replay = Replay::new(config.id);
     let (writer, recovered) =
         wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
     if let Some(cut) = &recovered.cut {
@@ -381,9 +382,9 @@ struct Replay {
 }
 
 impl Replay {
-    fn new() -> Replay {
+    fn new(own: NodeId) -> Replay {
         let now = Instant::now();
-        let recovery = Recovery::new(rand::random());
+        let recovery = Recovery::new(rand::random()).of(own);
         Replay { recovery, start: now, told: now, was_told: false }
     }
 

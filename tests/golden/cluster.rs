@@ -26,12 +26,30 @@ struct Node {
     is_stalled: bool,
     /// What it was when it said so last.
     standing: String,
+    /// Whom it counted then.
+    members: String,
+}
+
+impl Node {
+    fn new(mut machine: Machine) -> Node {
+        machine.tick(0);
+        machine.turn();
+        machine.durable(None);
+        machine.turn();
+        let standing = words::standing(&machine.node().status());
+        let members = words::members(machine.node());
+        Node { machine, is_up: true, is_stalled: false, standing, members }
+    }
 }
 
 pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
     laws: Laws,
+    /// How many voters and learners there were at first.
+    first: (u16, u16),
+    sessions: SessionBounds,
+    bug: Option<Bug>,
 }
 
 impl Cluster {
@@ -40,15 +58,19 @@ impl Cluster {
         let mut nodes = BTreeMap::new();
         for id in (1..=voters + learners).map(NodeId) {
             let setup = Setup { id, voters, learners, sessions, bug, ..Setup::default() };
-            let mut machine = Machine::new(setup);
-            machine.tick(0);
-            machine.turn();
-            machine.durable(None);
-            machine.turn();
-            let standing = words::standing(&machine.node().status());
-            nodes.insert(id, Node { machine, is_up: true, is_stalled: false, standing });
+            nodes.insert(id, Node::new(Machine::new(setup)));
         }
-        Cluster { nodes, network: Network::default(), laws: Laws::default() }
+        let (network, laws) = (Network::default(), Laws::default());
+        Cluster { nodes, network, laws, first: (voters, learners), sessions, bug }
+    }
+
+    /// A node that shall join starts with an empty log, and its connections stand.
+    pub fn join(&mut self, id: NodeId) -> String {
+        let (voters, learners) = self.first;
+        let (sessions, bug) = (self.sessions, self.bug);
+        let setup = Setup { id, voters, learners, sessions, joins: true, bug, ..Setup::default() };
+        self.nodes.insert(id, Node::new(Machine::new(setup)));
+        self.ids_up().into_iter().map(|other| self.connect(id, other)).collect()
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -91,6 +113,12 @@ impl Cluster {
             said += "\n";
             node.standing = standing;
         }
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &members;
+            said += "\n";
+            node.members = members;
+        }
         self.laws.check(id, &self.nodes[&id].machine);
         said
     }
@@ -132,8 +160,13 @@ impl Cluster {
         self.node(id).is_up = true;
         let mut said = signed(id, &self.machine(id).restart());
         self.machine(id).tick(0);
-        let standing = words::standing(&self.machine(id).node().status());
-        self.node(id).standing = standing;
+        let node = self.node(id);
+        node.standing = words::standing(&node.machine.node().status());
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &signed(id, &members);
+            node.members = members;
+        }
         for other in self.ids_up() {
             said += &self.connect(id, other);
         }

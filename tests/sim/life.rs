@@ -35,7 +35,8 @@ impl World {
         }
         let before = self.checks.sealed(place).clone();
         let mut recovery =
-            Recovery::with_session_bounds(self.chance.seed(), self.options.sessions.bounds);
+            Recovery::with_session_bounds(self.chance.seed(), self.options.sessions.bounds)
+                .of(id_of(place));
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let disk = self.machines[place].disk.handle();
