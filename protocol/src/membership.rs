@@ -110,6 +110,8 @@ fn is_address(text: &str) -> bool {
 pub enum MembershipError {
     /// Not of the form `ID=CLIENT/PEER`.
     Shape,
+    /// Not of the form `add ID=CLIENT/PEER`, `remove ID`, `promote ID` or `demote ID`.
+    Change,
     /// An id that is not a number from 1 to 65535.
     Id,
     /// A client or peer address of this member that is not `host:port`.
@@ -131,6 +133,10 @@ impl fmt::Display for MembershipError {
         match self {
             MembershipError::Shape => f.write_str(
                 "a member is written ID=CLIENT/PEER, such as 1=127.0.0.1:6381/127.0.0.1:7381",
+            ),
+            MembershipError::Change => f.write_str(
+                "a change of the members is written add ID=CLIENT/PEER, remove ID, promote ID or \
+                 demote ID",
             ),
             MembershipError::Id => f.write_str("the id of a member is a number from 1 to 65535"),
             MembershipError::Address(id) => write!(

@@ -23,6 +23,30 @@ pub enum Change {
 }
 
 impl Change {
+    /// Reads what [`Display`](fmt::Display) prints; the verb in any case.
+    ///
+    /// # Errors
+    /// Other words, or a member that is none.
+    pub fn parse(words: &str) -> Result<Change, MembershipError> {
+        let (verb, whom) = words.split_once(' ').ok_or(MembershipError::Change)?;
+        let id = || match whom.parse() {
+            Ok(id @ 1..) => Ok(NodeId(id)),
+            _ => Err(MembershipError::Id),
+        };
+        let is = |name: &str| verb.eq_ignore_ascii_case(name);
+        if is("add") {
+            Member::parse(whom, Role::Learner).map(Change::Add)
+        } else if is("remove") {
+            id().map(Change::Remove)
+        } else if is("promote") {
+            id().map(Change::Promote)
+        } else if is("demote") {
+            id().map(Change::Demote)
+        } else {
+            Err(MembershipError::Change)
+        }
+    }
+
     /// Whom it is about.
     #[must_use]
     pub fn id(&self) -> NodeId {
@@ -210,6 +234,18 @@ mod tests {
         assert_ne!(without.fingerprint(), three().fingerprint());
         for length in 0..bytes.len() {
             assert!(MemberList::decode(&bytes[..length]).is_err(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_change_reads_as_it_prints() {
+        for words in ["add 4=d:1/d:2", "remove 4", "promote 65535", "demote 1"] {
+            let change = Change::parse(words).unwrap();
+            assert_eq!(change.to_string(), words);
+            assert_eq!(Change::parse(&words.replace("mote", "MOTE")), Ok(change));
+        }
+        for words in ["", "add", "remove ", "remove 0", "remove  4", "add 4=d:1", "leave 4"] {
+            assert!(Change::parse(words).is_err(), "{words}");
         }
     }
 

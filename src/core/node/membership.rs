@@ -66,12 +66,13 @@ impl ChangeRefusal {
     pub fn code(&self) -> ErrorCode {
         match self {
             ChangeRefusal::Refused(refusal) => refusal.code(),
-            ChangeRefusal::TooEarly
-            | ChangeRefusal::InFlight { .. }
-            | ChangeRefusal::Silent(_)
-            | ChangeRefusal::Behind { .. }
-            | ChangeRefusal::NoMajority { .. } => ErrorCode::Busy,
-            ChangeRefusal::Base { .. }
+            // Time alone is likely to change these.
+            ChangeRefusal::TooEarly | ChangeRefusal::Silent(_) | ChangeRefusal::Behind { .. } => {
+                ErrorCode::Busy
+            }
+            ChangeRefusal::InFlight { .. }
+            | ChangeRefusal::NoMajority { .. }
+            | ChangeRefusal::Base { .. }
             | ChangeRefusal::Invalid(_)
             | ChangeRefusal::Quorum { .. } => ErrorCode::BadRequest,
         }
@@ -89,7 +90,7 @@ impl fmt::Display for ChangeRefusal {
             ChangeRefusal::InFlight { index } => write!(
                 f,
                 "another change of the members is in flight (at index {index}), nothing changed; \
-                 try again when it is done"
+                 try again when that is done"
             ),
             ChangeRefusal::Base { index } => write!(
                 f,
