@@ -96,7 +96,7 @@ impl fmt::Display for Member {
 
 /// `host:port` of printable ASCII without spaces; no slash, which separates two of them. Whether
 /// the host exists is for the resolver to say.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
     text.len() <= ADDRESS_BYTES_MAX
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')

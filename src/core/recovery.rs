@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use kvorum_protocol::{
-    Batch, BatchHeader, DecodeError, LogIndex, Lsn, MemberList, NodeId, Op, Term, batch,
+    Batch, BatchHeader, DecodeError, LogIndex, Lsn, Member, MemberList, NodeId, Op, Term, batch,
 };
 
 use super::apply::{apply, for_each_entry};
@@ -216,6 +216,15 @@ impl Recovery {
     #[must_use]
     pub fn keys(&self) -> usize {
         self.state.store.len()
+    }
+
+    /// What a list in the log says of a member that the last one leaves out, as long as that is
+    /// not known to be committed.
+    #[must_use]
+    pub fn earlier_member(&self, id: NodeId) -> Option<&Member> {
+        let (last, earlier) = self.lists.split_last()?;
+        let is_open = last.0 > self.log.committed.index;
+        earlier.iter().rev().find_map(|(_, list)| list.get(id)).filter(|_| is_open)
     }
 
     /// The last member list in the log; `None` on first boot.

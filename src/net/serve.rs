@@ -8,22 +8,27 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
 use kvorum_protocol::peer::Refusal;
-use kvorum_protocol::{ClusterId, LogIndex, Lsn, Member, MemberList, NodeId, Role};
+use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::join::{self, AskMembers, Invitation};
 use super::listener::Listener;
 use super::log_queue::LogState;
+use super::members::{self, Start, list};
 use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
-use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
+use crate::config::{Config, ConfigError};
 use crate::core::{Node, NodeConfig, Recovery, ReplayError};
-use crate::disk::{Disk, DiskError, FileDisk};
+use crate::disk::{Disk, DiskError, FileDisk, advice};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// A cluster may grow while it runs: at least so many other members find descriptors.
+const OTHERS_EXPECTED: usize = 8;
 
 // Connections that are being refused must leave enough for the log to open its next segment.
 const _: () = assert!(SURPLUS_MAX as u64 + 32 <= DESCRIPTORS_RESERVED);
@@ -73,8 +78,17 @@ pub enum ServeError {
     Forgot {
         /// The data directory.
         directory: PathBuf,
+        /// This node.
+        id: NodeId,
         /// What another member says.
         refusal: Refusal,
+    },
+    /// This node was removed from its cluster.
+    Removed {
+        /// The data directory.
+        directory: PathBuf,
+        /// This node.
+        id: NodeId,
     },
     /// The cluster secret can not be used.
     Secret(SecretError),
@@ -82,6 +96,13 @@ pub enum ServeError {
     OpenPeerPort {
         /// The address.
         address: String,
+    },
+    /// The note of whom to join can not be read or written.
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
     },
     /// The process was asked to stop, and the disk did not take the last writes.
     LogStuck {
@@ -112,6 +133,12 @@ impl fmt::Display for ServeError {
                  another --data",
                 directory.display()
             ),
+            ServeError::Removed { directory, id } => write!(
+                f,
+                "{}: node {id} was removed from its cluster: it has nothing to serve any more; to \
+                 come back it needs an empty --data and a new --id (kvorum member add)",
+                directory.display()
+            ),
             ServeError::OtherCluster { directory, found } => {
                 write!(f, "{}: it belongs to another cluster", directory.display())?;
                 if let Some(found) = found {
@@ -120,10 +147,10 @@ impl fmt::Display for ServeError {
                 write!(f, ": start with another --data, or with the --member flags of that cluster")
             }
             ServeError::Known(error) => error.fmt(f),
-            ServeError::Forgot { directory, refusal } => write!(
+            ServeError::Forgot { directory, id, refusal } => write!(
                 f,
                 "{}: {refusal}: bring back the newest directory that this node had, or replace \
-                 the node by one with a new id",
+                 the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
             ServeError::Secret(error) => error.fmt(f),
@@ -132,6 +159,9 @@ impl fmt::Display for ServeError {
                 "peers are not served on {address}, where other machines can reach them, without \
                  a secret: give all nodes the same --cluster-secret-file"
             ),
+            ServeError::Note { path, source } => {
+                write!(f, "{}: can not use it: {source}: {}", path.display(), advice(source))
+            }
             ServeError::LogStuck { patience } => write!(
                 f,
                 "stopped before the log took the last writes: the disk did not answer for \
@@ -145,13 +175,18 @@ impl fmt::Display for ServeError {
 impl std::error::Error for ServeError {}
 
 impl ServeError {
-    fn new(fatal: Fatal, directory: &Path) -> ServeError {
+    /// The note of whom to join.
+    fn note(disk: &dyn Disk, source: io::Error) -> ServeError {
+        ServeError::Note { path: disk.path(join::NAME), source }
+    }
+
+    fn new(fatal: Fatal, id: NodeId, directory: &Path) -> ServeError {
+        let directory = directory.to_owned();
         match fatal {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
-            Fatal::Forgot(refusal) => {
-                ServeError::Forgot { directory: directory.to_owned(), refusal }
-            }
+            Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
+            Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
     }
@@ -161,19 +196,45 @@ impl ServeError {
 ///
 /// # Errors
 /// One line for a person: what could not be done, where, and what to do.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let signals = Signals::register();
-    let signals =
+    let mut signals =
         signals.map_err(|source| ServeError::System { action: "await signals", source })?;
     let secret = config.cluster_secret_file.as_deref().map(read_secret).transpose();
     let secret = secret.map_err(ServeError::Secret)?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
-    let (disk, writer, recovery) = open_log(&config)?;
-    let members = members(&config, &recovery, writer.identity().cluster)?;
+    let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let mut invitation = None;
+    let servers = whom_to_join(&config, &*disk)?;
+    if let Some(servers) = &servers {
+        // The directory gets the name of its cluster when it is first used.
+        if !wal::is_in_use(&*disk).map_err(ServeError::Log)? {
+            join::note(&*disk, servers).map_err(|source| ServeError::note(&*disk, source))?;
+            invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
+            if invitation.is_none() {
+                return Ok(());
+            }
+        }
+    }
+    let (writer, recovery) = open_log(&config, &disk, invitation.as_ref())?;
+    if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
+        invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
+        if invitation.is_none() {
+            return Ok(());
+        }
+    }
+    let Start { members, told_index, joins } =
+        members::at_start(&config, &recovery, writer.identity().cluster, invitation)?;
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
-    let own = members.get(config.id).expect("`members` makes sure").clone();
-    let others = members.members().len() - 1;
+    let own = own_entry(&config, &members, &recovery)?;
+    let has_moved = members.get(config.id).is_some_and(|known| known.peer != own.peer);
+    let has_moved = has_moved.then(|| own.clone());
+    let others = match own.peer.is_empty() {
+        true => 0,
+        false => members.members().len().max(OTHERS_EXPECTED),
+    };
     let connections_max = raise_descriptor_limit(config.connections_max, others);
     let listener = match early {
         Some(listener) => listener,
@@ -184,11 +245,13 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     // A lone node is where it listens; a member is where the others are told to find it.
     let address = if own.peer.is_empty() { local.to_string() } else { own.client };
     let identity = writer.identity();
-    let peers = match others {
-        0 => None,
-        _ => Some(PeersConfig {
+    let peers = match own.peer.is_empty() {
+        true => None,
+        false => Some(PeersConfig {
             id: config.id,
             members: members.clone(),
+            told_index,
+            address: own.peer.clone(),
             cluster: identity.cluster,
             incarnation: identity.incarnation,
             durable: LogState { term: recovery.term(), last: recovery.last_index() },
@@ -202,15 +265,12 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             disk,
         }),
     };
-    if peers.is_none() && config.peer_listen.is_some() {
-        log::warn!("--peer-listen is not used: a lone node has no peers");
-    }
     let (id, fsync) = (config.id, config.fsync);
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
         id,
         members,
-        joins: false,
+        joins,
         write_quorum: config.write_quorum,
         read_quorum: config.read_quorum,
         quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
@@ -231,11 +291,12 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             log::warn!("relaxed: {}", relaxed.words());
         }
         if is_ready {
+            has_moved.iter().for_each(|own| reactor.move_lone(own));
             announce(id, &local.to_string());
         }
         reactor.run()
     });
-    served.map_err(|fatal| ServeError::new(fatal, &directory))
+    served.map_err(|fatal| ServeError::new(fatal, id, &directory))
 }
 
 /// The line that scripts and tests wait for.
@@ -261,63 +322,39 @@ fn bind_peers(address: &str, has_secret: bool) -> Result<Listener, ServeError> {
     Ok(listener)
 }
 
-/// The members that the log says, or on first boot the configured ones. `cluster` is the one that
-/// the directory belongs to.
-fn members(
-    config: &Config,
-    recovery: &Recovery,
-    cluster: ClusterId,
-) -> Result<MemberList, ServeError> {
-    let other_cluster = |found: Option<&MemberList>| ServeError::OtherCluster {
-        directory: config.data.clone(),
-        found: found.cloned(),
-    };
-    let members = match (recovery.members(), &config.members) {
-        (Some(logged), Some(configured)) if configured != logged => {
-            // The list of the first boot, or one that has grown old or been edited, names some of
-            // the members where they are. One that names nobody is about another cluster.
-            if configured.cluster_id() != cluster && !have_a_place_in_common(configured, logged) {
-                return Err(other_cluster(Some(logged)));
-            }
-            let logged_list = list(logged);
-            log::warn!("--member is not used: the log says that the members are {logged_list}");
-            logged.clone()
-        }
-        (Some(logged), _) => logged.clone(),
-        (None, Some(configured)) => {
-            if configured.members().len() > 1 && configured.cluster_id() != cluster {
-                return Err(other_cluster(None));
-            }
-            configured.clone()
-        }
-        (None, None) => {
-            let client = LISTEN_DEFAULT.to_owned();
-            let peer = String::new();
-            let lone = Member { id: config.id, role: Role::Voter, client, peer };
-            MemberList::new(vec![lone]).expect("one member with a good address")
-        }
-    };
-    if members.get(config.id).is_none() {
-        return Err(ServeError::NotMember { directory: config.data.clone(), id: config.id });
+/// Servers of the cluster that this node joins, if it does: by the flag, or by what an earlier
+/// start has noted.
+fn whom_to_join(config: &Config, disk: &dyn Disk) -> Result<Option<Vec<String>>, ServeError> {
+    if !config.join.is_empty() {
+        return Ok(Some(config.join.clone()));
     }
-    Ok(members)
+    join::noted(disk).map_err(|source| ServeError::note(disk, source))
 }
 
-/// The members for a person, voters and learners alike.
-fn list(members: &MemberList) -> String {
-    let words: Vec<String> = members.members().iter().map(Member::to_string).collect();
-    words.join(", ")
-}
-
-/// Whether some node of one list is where a node of the other is.
-fn have_a_place_in_common(one: &MemberList, other: &MemberList) -> bool {
-    let is_there = |member: &Member| {
-        let at = |there: &Member| {
-            there.client == member.client || !there.peer.is_empty() && there.peer == member.peer
-        };
-        other.members().iter().any(at)
-    };
-    one.members().iter().any(is_there)
+/// This node as a member. It may still be one when the last list in the log leaves it out: that may
+/// be taken back, as long as it is not known to be committed.
+fn own_entry(
+    config: &Config,
+    members: &MemberList,
+    recovery: &Recovery,
+) -> Result<Member, ServeError> {
+    let id = config.id;
+    let lone = members::lone(config);
+    if let [only] = members.members()
+        && only.id == id
+        && only.peer.is_empty()
+        && !lone.peer.is_empty()
+    {
+        return Ok(lone);
+    }
+    if let Some(own) = members.get(id).or_else(|| recovery.earlier_member(id)) {
+        return Ok(own.clone());
+    }
+    let directory = config.data.clone();
+    Err(match members.is_retired(id) {
+        true => ServeError::Removed { directory, id },
+        false => ServeError::NotMember { directory, id },
+    })
 }
 
 /// Allows as many descriptors as clients, `others` other members and log need; answers how many
@@ -346,20 +383,23 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
 
 // The log
 
-fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeError> {
-    let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
-    let disk: Arc<dyn Disk> = Arc::new(disk);
+fn open_log(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    invitation: Option<&Invitation>,
+) -> Result<(Writer, Recovery), ServeError> {
     // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
     // directory that is in use belongs to the configured cluster, `members` judges.
     let members = config.members.as_ref().filter(|members| members.members().len() > 1);
     let cluster = members.map(MemberList::cluster_id);
+    let cluster = invitation.map(|invitation| invitation.cluster).or(cluster);
     let wal_config = WalConfig {
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
         ..WalConfig::new(Identity::random(config.id, cluster))
     };
     let mut replay = Replay::new(config.id);
     let (writer, recovered) =
-        wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
+        wal::open(Arc::clone(disk), wal_config, &mut replay).map_err(ServeError::Log)?;
     if let Some(cut) = &recovered.cut {
         log::warn!(
             "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
@@ -370,7 +410,7 @@ fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeE
         );
     }
     replay.finish();
-    Ok((disk, writer, replay.recovery))
+    Ok((writer, replay.recovery))
 }
 
 /// Feeds the core with the log, and says how far it is when that takes long.

@@ -40,7 +40,7 @@ mod writer;
 pub use dump::{Summary, Tail, dump, outline, verify};
 pub use error::{Fault, Oddity, WalError};
 pub use fetch::Fetcher;
-pub use identity::Identity;
+pub use identity::{Identity, is_in_use};
 pub use layout::footprint;
 pub use record::RecordView;
 pub use recovery::{Cut, Recovered, RecoverySink, open};

@@ -162,6 +162,20 @@ impl MemberList {
         Ok(MemberList { retired, ..list })
     }
 
+    /// The same list with other addresses for one member.
+    ///
+    /// # Panics
+    /// When they are none, or another member's.
+    #[must_use]
+    pub fn moved(&self, id: NodeId, client: &str, peer: &str) -> MemberList {
+        let mut members = self.members.clone();
+        for member in members.iter_mut().filter(|member| member.id == id) {
+            (member.client, member.peer) = (client.to_owned(), peer.to_owned());
+        }
+        let list = MemberList::new(members).expect("addresses of its own");
+        MemberList { retired: self.retired.clone(), ..list }
+    }
+
     fn known(&self, id: NodeId) -> Result<&Member, ChangeError> {
         self.get(id).ok_or(ChangeError::Unknown(id))
     }

@@ -158,6 +158,21 @@ impl Node {
         Ok(index)
     }
 
+    /// A node that is alone says from now on where others find it, so that they can join. False when
+    /// it is not alone, or has not begun to lead.
+    pub fn move_lone(&mut self, now: &Now, client: &str, peer: &str) -> bool {
+        let Role::Leader { first_index } = self.raft.role() else { return false };
+        let is_ready = self.log.committed() >= first_index && self.membership.is_settled();
+        if !self.is_alone() || !is_ready {
+            return false;
+        }
+        let list = self.membership.list().moved(self.config.id, client, peer);
+        let mut bytes = Vec::new();
+        list.encode(&mut bytes);
+        self.append_members(now.wall_ms, &Command::new(Op::Membership(&bytes)), list);
+        true
+    }
+
     /// The list that `change` makes, if it may be made now.
     fn changed_list(
         &self,
