@@ -268,8 +268,6 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let (id, fsync) = (config.id, config.fsync);
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
-        id,
-        members,
         joins,
         write_quorum: config.write_quorum,
         read_quorum: config.read_quorum,
@@ -279,6 +277,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         resend_timeout: RESEND_TIMEOUT,
         seed: rand::random(),
+        ..NodeConfig::new(id, members)
     };
     let (cluster, directory) = (identity.cluster, config.data.clone());
     let node = Node::new(node_config, recovery, writer.room());

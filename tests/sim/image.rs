@@ -2,13 +2,15 @@
 
 use kvorum::core::{Record, Recovery, ReplayError};
 use kvorum::wal::{RecordView, RecoverySink};
-use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, NodeId, Term};
+use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, MemberList, NodeId, Op, Term};
 
 /// The replicated log, the term and the vote that a sequence of records adds up to.
 #[derive(Clone, Default)]
 pub struct LogImage {
     /// In order, without gaps.
     batches: Vec<Batch>,
+    /// The member lists in it, by their indexes.
+    lists: Vec<(LogIndex, MemberList)>,
     pub term: Term,
     pub voted_for: Option<NodeId>,
     /// Position of the last record.
@@ -24,16 +26,23 @@ impl LogImage {
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
+                self.lists.extend(list_in(batch).map(|list| (batch.header().first_index, list)));
             }
             Record::TermVote { term, voted_for } => {
                 (self.term, self.voted_for) = (*term, *voted_for);
             }
             Record::Truncate { end } => {
+                self.lists.retain(|(index, _)| *index <= end.index);
                 let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
                 return self.batches.split_off(kept);
             }
         }
         Vec::new()
+    }
+
+    /// The last member list in it.
+    pub fn list(&self) -> Option<&(LogIndex, MemberList)> {
+        self.lists.last()
     }
 
     /// Index of the last entry.
@@ -57,6 +66,15 @@ impl LogImage {
         let first = self.batches.partition_point(|batch| batch.header().last_index() < from);
         let behind = self.batches.partition_point(|batch| batch.header().first_index < end);
         &self.batches[first..behind.max(first)]
+    }
+}
+
+/// The member list that a batch brings: always as its only entry.
+pub fn list_in(batch: &Batch) -> Option<MemberList> {
+    let first = batch.entries().next().filter(|_| batch.header().count == 1)?;
+    match first.1.op {
+        Op::Membership(bytes) => Some(MemberList::decode(bytes).expect("a core has made it")),
+        _ => None,
     }
 }
 
