@@ -19,6 +19,10 @@
 //! that it still leads (`rounds`). A node that does not lead asks for the index to wait for
 //! (`asks`, `pending`).
 //!
+//! # Snapshots
+//! The state of one index goes to the disk while later entries change it: [`snapshot`] says what
+//! was cut, and [`store::Store::walk`] hands out the keys as they were then, a slice at a time.
+//!
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
@@ -46,6 +50,7 @@ mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
 pub mod sessions;
+pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod terms;
@@ -61,5 +66,6 @@ pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
 pub use recovery::{Recovery, ReplayError};
 pub use room::NextSegment;
 pub use sessions::SessionBounds;
+pub use snapshot::SnapshotHead;
 pub use time::{Instant, Now};
 pub use waits::Wait;

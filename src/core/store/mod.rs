@@ -13,7 +13,7 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
-pub use item::Item;
+pub use item::{Item, VERSION_END};
 
 mod item;
 
