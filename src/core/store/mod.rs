@@ -13,12 +13,19 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
+pub use encoded::EncodedItem;
 pub use item::{Item, VERSION_END};
+pub use load::{Loaded, ShardLoader};
+use walk::Walk;
+pub use walk::WalkSlice;
 
+mod encoded;
 mod item;
+mod load;
+mod walk;
 
-/// How many small tables.
-const SHARDS: usize = 1 << 12;
+/// How many small tables. Snapshots have them in ascending order, so it is a part of their format.
+pub const SHARDS: usize = 1 << 12;
 
 /// The hash of a key in one store: computed once, used for the prefetch and for the lookup.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +41,9 @@ pub struct Store {
     item_bytes: usize,
     /// Sum of `allocation_size` of all shards.
     table_bytes: usize,
+    hash_seed: u64,
+    /// The state of an earlier index is being handed out.
+    walk: Option<Walk>,
 }
 
 impl Store {
@@ -46,7 +56,15 @@ impl Store {
             keys: 0,
             item_bytes: 0,
             table_bytes: 0,
+            hash_seed: seed,
+            walk: None,
         }
+    }
+
+    /// What keys the hashing.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     /// How many keys there are.
@@ -61,19 +79,18 @@ impl Store {
         self.keys == 0
     }
 
-    /// Bytes asked of the allocator for items and tables: what `--memory-max` limits.
+    /// Bytes asked of the allocator for items, tables and the strays of a walk: what
+    /// `--memory-max` limits.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.item_bytes + self.table_bytes
+        self.item_bytes + self.table_bytes + self.stray_bytes()
     }
 
     /// Hashes a key.
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        KeyHash(hasher.finish())
+        hash_key(&self.hasher, key)
     }
 
     /// Starts bringing the item of a key near. A run of requests is looked up much faster when
@@ -110,6 +127,9 @@ impl Store {
     /// As [`set`](Store::set), with the hash that was computed for the prefetch.
     #[inline]
     pub fn set_hashed(&mut self, hash: KeyHash, version: LogIndex, key: &[u8], value: &[u8]) {
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
         let shard = &mut self.shards[shard_of(hash)];
         if let Some(item) = shard.find_mut(hash.0, |item| item.key() == key) {
             if item.overwrite(version, value) {
@@ -140,6 +160,9 @@ impl Store {
     #[inline]
     pub fn delete(&mut self, key: &[u8]) -> bool {
         let hash = self.hash(key);
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
         let shard = &mut self.shards[shard_of(hash)];
         let Ok(found) = shard.find_entry(hash.0, |item| item.key() == key) else { return false };
         let (item, _) = found.remove();
@@ -150,10 +173,15 @@ impl Store {
 }
 
 #[inline]
-fn rehash(hasher: &FixedState, item: &Item) -> u64 {
+fn hash_key(hasher: &FixedState, key: &[u8]) -> KeyHash {
     let mut hasher = hasher.build_hasher();
-    hasher.write(item.key());
-    hasher.finish()
+    hasher.write(key);
+    KeyHash(hasher.finish())
+}
+
+#[inline]
+fn rehash(hasher: &FixedState, item: &Item) -> u64 {
+    hash_key(hasher, item.key()).0
 }
 
 /// The small tables use the lowest and the highest bits themselves; these are from the middle.
