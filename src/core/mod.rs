@@ -62,7 +62,9 @@ pub use node::{
     Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
     Violation, WriteOutcome,
 };
-pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+pub use output::{
+    Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch, SnapshotPart,
+};
 pub use recovery::{Recovery, ReplayError};
 pub use room::NextSegment;
 pub use sessions::SessionBounds;

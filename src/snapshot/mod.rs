@@ -17,6 +17,7 @@ mod error;
 mod incoming;
 mod layout;
 mod load;
+mod part;
 mod reader;
 mod sequence;
 mod writer;
@@ -30,6 +31,7 @@ pub use error::SnapshotError;
 pub use incoming::Incoming;
 pub use layout::{Fault, snapshot_name};
 pub use load::load;
+pub use part::PartReader;
 pub use reader::{Chunk, Reader, Summary, verify};
 pub use writer::SnapshotWriter;
 

@@ -155,7 +155,9 @@ pub fn to_theirs(
         Message::ReadIndexRequest { .. }
         | Message::ReadIndexReply { .. }
         | Message::DurableRequest { .. }
-        | Message::DurableReply { .. } => return Vec::new(),
+        | Message::DurableReply { .. }
+        | Message::SnapshotChunk(_)
+        | Message::SnapshotAck { .. } => return Vec::new(),
     };
     vec![theirs]
 }
