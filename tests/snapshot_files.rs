@@ -238,8 +238,11 @@ fn strays_larger_than_a_chunk_are_divided() {
     living.state.store.begin_walk(head.end.index);
     (0..12).for_each(|key| living.delete(key));
     let mut writer = SnapshotWriter::create(disk.handle(), CLUSTER, &head).unwrap();
-    let mut strays = Vec::new();
-    let count = living.state.store.take_strays(&mut strays);
+    let (mut count, mut strays) = (0, Vec::new());
+    while let Some((items, bytes)) = living.state.store.take_strays() {
+        count += items;
+        strays.extend_from_slice(&bytes);
+    }
     writer.strays(count, &strays).unwrap();
     let info = writer.finish().unwrap();
     assert!(load(&disk, &info, 2).unwrap().1.pairs == expected.pairs);

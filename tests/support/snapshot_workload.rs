@@ -133,9 +133,9 @@ impl Living {
                 }
                 self.set(head.keys + round, 10);
             }
-            let mut strays = Vec::new();
-            let count = self.state.store.take_strays(&mut strays);
-            writer.strays(count, &strays)?;
+            while let Some((count, strays)) = self.state.store.take_strays() {
+                writer.strays(count, &strays)?;
+            }
             round += 1;
         }
         writer.finish()
