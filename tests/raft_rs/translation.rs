@@ -155,7 +155,10 @@ pub fn to_theirs(
         Message::ReadIndexRequest { .. }
         | Message::ReadIndexReply { .. }
         | Message::DurableRequest { .. }
-        | Message::DurableReply { .. } => return Vec::new(),
+        | Message::DurableReply { .. }
+        | Message::StateHashRequest { .. }
+        | Message::StateHashReply { .. }
+        | Message::StateDiffers { .. } => return Vec::new(),
     };
     vec![theirs]
 }

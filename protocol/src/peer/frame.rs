@@ -46,6 +46,9 @@ pub mod kind {
     pub const READ_INDEX_REPLY: u8 = 0x1a;
     pub const DURABLE_REQUEST: u8 = 0x1b;
     pub const DURABLE_REPLY: u8 = 0x1c;
+    pub const STATE_HASH_REQUEST: u8 = 0x1d;
+    pub const STATE_HASH_REPLY: u8 = 0x1e;
+    pub const STATE_DIFFERS: u8 = 0x1f;
 
     pub const DURABLE: u8 = 0x20;
 }
@@ -73,7 +76,7 @@ pub fn frame_bytes(input: &[u8], phase: Phase) -> Result<Option<usize>, DecodeEr
     let limit = match (phase, kind) {
         (Phase::Handshake, kind::HELLO..=kind::REFUSED) => HANDSHAKE_FRAME_BYTES_MAX,
         (Phase::Open, kind::APPEND) => PEER_FRAME_BYTES_MAX,
-        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::DURABLE_REPLY | kind::DURABLE) => {
+        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::STATE_DIFFERS | kind::DURABLE) => {
             SMALL_FRAME_BYTES_MAX
         }
         _ => return Err(DecodeError::UnknownOpcode(kind)),

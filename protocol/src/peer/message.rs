@@ -1,4 +1,4 @@
-//! The messages of Raft, and those of reads.
+//! The messages of Raft, those of reads, and those that compare states.
 
 use crate::batch::Batch;
 use crate::types::{LogIndex, Term};
@@ -122,6 +122,35 @@ pub enum Message {
         /// Term of that entry.
         last_term: Term,
     },
+    /// What is the hash of your state when you have applied the entries up to `index`? From the
+    /// leader to all other members, now and then.
+    StateHashRequest {
+        /// The leader's term.
+        term: Term,
+        /// A multiple of the number of entries between two hashes.
+        index: LogIndex,
+    },
+    /// The answer, unless the member does not know it any more.
+    StateHashReply {
+        /// The member's term.
+        term: Term,
+        /// From the request.
+        index: LogIndex,
+        /// The hash.
+        hash: u64,
+    },
+    /// Members have applied the same entries and have different states. From the leader.
+    StateDiffers {
+        /// The leader's term.
+        term: Term,
+        /// When the entries up to here are applied.
+        index: LogIndex,
+        /// What the majority of the voters has: who has another must stop. Or else, as no hash has
+        /// a majority, what the leader has.
+        hash: u64,
+        /// Which of the two.
+        is_majority: bool,
+    },
 }
 
 /// Entries of the leader's log.
@@ -165,7 +194,10 @@ impl Message {
             | Message::ReadIndexRequest { term, .. }
             | Message::ReadIndexReply { term, .. }
             | Message::DurableRequest { term, .. }
-            | Message::DurableReply { term, .. } => term,
+            | Message::DurableReply { term, .. }
+            | Message::StateHashRequest { term, .. }
+            | Message::StateHashReply { term, .. }
+            | Message::StateDiffers { term, .. } => term,
         }
     }
 

@@ -123,6 +123,21 @@ impl Node {
                 self.asks.answer(id, from, last_term, last);
                 Ok(())
             }
+            Message::StateHashRequest { index, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_hash_request(index);
+                Ok(())
+            }
+            Message::StateHashReply { index, hash, .. } => {
+                self.on_state_hash_reply(from, index, hash);
+                Ok(())
+            }
+            Message::StateDiffers { index, hash, is_majority, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_differs(index, hash, is_majority)
+            }
             // Granted ones never come here, and the others have only brought their term.
             Message::PreVoteReply { .. } | Message::PreVoteRequest { .. } => Ok(()),
         }
@@ -149,7 +164,8 @@ fn check_sender(message: &Message, is_voter: bool) -> Result<(), Violation> {
         Message::Ack { .. }
         | Message::AppendReject { .. }
         | Message::ReadIndexRequest { .. }
-        | Message::DurableRequest { .. } => false,
+        | Message::DurableRequest { .. }
+        | Message::StateHashReply { .. } => false,
         Message::PreVoteRequest { term, .. } if *term == Term(0) => {
             return Err(Violation("it asks for a pre-vote in term 0"));
         }

@@ -13,6 +13,8 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
+use super::digest::{self, Sum};
+
 pub use item::Item;
 
 mod item;
@@ -34,6 +36,8 @@ pub struct Store {
     item_bytes: usize,
     /// Sum of `allocation_size` of all shards.
     table_bytes: usize,
+    /// The part of all items in the state hash.
+    digest: Sum,
 }
 
 impl Store {
@@ -46,6 +50,7 @@ impl Store {
             keys: 0,
             item_bytes: 0,
             table_bytes: 0,
+            digest: Sum::default(),
         }
     }
 
@@ -65,6 +70,20 @@ impl Store {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.item_bytes + self.table_bytes
+    }
+
+    /// The part of all items in the state hash.
+    #[must_use]
+    pub fn digest(&self) -> Sum {
+        self.digest
+    }
+
+    /// The same, summed up from nothing.
+    #[must_use]
+    pub fn digest_from_scratch(&self) -> Sum {
+        let mut sum = Sum::default();
+        self.shards.iter().flatten().for_each(|item| sum.add(term(item)));
+        sum
     }
 
     /// Hashes a key.
@@ -110,8 +129,11 @@ impl Store {
     /// As [`set`](Store::set), with the hash that was computed for the prefetch.
     #[inline]
     pub fn set_hashed(&mut self, hash: KeyHash, version: LogIndex, key: &[u8], value: &[u8]) {
+        let print = digest::key(key);
+        self.digest.add(digest::item(print, version, value));
         let shard = &mut self.shards[shard_of(hash)];
         if let Some(item) = shard.find_mut(hash.0, |item| item.key() == key) {
+            self.digest.subtract(digest::item(print, item.version(), item.value()));
             if item.overwrite(version, value) {
                 return;
             }
@@ -143,10 +165,17 @@ impl Store {
         let shard = &mut self.shards[shard_of(hash)];
         let Ok(found) = shard.find_entry(hash.0, |item| item.key() == key) else { return false };
         let (item, _) = found.remove();
+        self.digest.subtract(term(&item));
         self.item_bytes -= item.bytes();
         self.keys -= 1;
         true
     }
+}
+
+/// The term of an item in the state hash.
+#[inline]
+fn term(item: &Item) -> u64 {
+    digest::item(digest::key(item.key()), item.version(), item.value())
 }
 
 #[inline]
@@ -190,10 +219,15 @@ mod tests {
                 prop_assert_eq!(store.len(), model.len());
                 let bytes: usize = model.iter().map(|(k, (_, v))| 12 + k.len() + v.len()).sum();
                 prop_assert_eq!(store.item_bytes, bytes);
+                prop_assert_eq!(store.digest(), store.digest_from_scratch());
             }
             for (key, (version, value)) in &model {
                 prop_assert_eq!(store.get(key), Some((*version, value.as_slice())));
             }
+            // Another table, filled in another order, has the same digest.
+            let mut other = Store::new(8);
+            model.iter().for_each(|(key, (version, value))| other.set(*version, key, value));
+            prop_assert_eq!(store.digest(), other.digest());
             let tables: usize = store.shards.iter().map(HashTable::allocation_size).sum();
             prop_assert_eq!(store.table_bytes, tables);
         }
