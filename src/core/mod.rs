@@ -19,6 +19,10 @@
 //! that it still leads (`rounds`). A node that does not lead asks for the index to wait for
 //! (`asks`, `pending`).
 //!
+//! # Snapshots
+//! The state of one index goes to the disk while later entries change it: [`snapshot`] says what
+//! was cut, and [`store::Store::walk`] hands out the keys as they were then, a slice at a time.
+//!
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
@@ -52,6 +56,7 @@ mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
 pub mod sessions;
+pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod terms;
@@ -64,9 +69,12 @@ pub use node::{
     Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
     Violation, WriteOutcome,
 };
-pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+pub use output::{
+    Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch, SnapshotPart,
+};
 pub use recovery::{Recovery, ReplayError};
 pub use room::NextSegment;
 pub use sessions::SessionBounds;
+pub use snapshot::SnapshotHead;
 pub use time::{Instant, Now};
 pub use waits::Wait;

@@ -26,6 +26,8 @@ use kvorum_protocol::{LogIndex, LogTimeMs, SessionSequence};
 use super::digest::{self, Sum};
 use super::outcome::{Applied, Outcome};
 
+mod encoded;
+
 /// How much is remembered. The same on all nodes of a cluster, or their states would differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionBounds {

@@ -83,7 +83,9 @@ impl LogQueue {
             match record {
                 Record::TermVote { term, .. } => self.newest.term = *term,
                 Record::Batch(batch) => self.newest.last = batch.header().last_index(),
-                Record::Truncate { end } => self.newest.last = end.index,
+                Record::Truncate { end } | Record::Install { end } => {
+                    self.newest.last = end.index;
+                }
             }
             self.states.push_back((*lsn, self.newest));
         }
@@ -101,7 +103,7 @@ impl LogQueue {
         for (_, record) in &self.waiting {
             match record {
                 Record::Batch(batch) => self.handed = batch.header().last_index(),
-                Record::Truncate { end } => self.handed = end.index,
+                Record::Truncate { end } | Record::Install { end } => self.handed = end.index,
                 Record::TermVote { .. } => {}
             }
         }

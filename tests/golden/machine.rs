@@ -276,6 +276,7 @@ impl Machine {
                     log.insert(batch.header().first_index, batch);
                 }
                 Record::Truncate { end } => log.retain(|first, _| *first <= end.index),
+                Record::Install { .. } => log.clear(),
                 Record::TermVote { .. } => {}
             }
         }
@@ -330,7 +331,9 @@ impl Machine {
         let mut said = String::new();
         let mut state = replay(&self.records);
         let committed = self.node.status().committed;
-        let truncates = |(_, record): &(Lsn, Record)| matches!(record, Record::Truncate { .. });
+        let truncates = |(_, record): &(Lsn, Record)| {
+            matches!(record, Record::Truncate { .. } | Record::Install { .. })
+        };
         let mut commit = self.records.last().map_or(LogIndex(0), |last| last.commit);
         if !self.out.records.iter().any(truncates) {
             // As the log does it: what comes with the entries that it commits is noted later.
@@ -424,6 +427,7 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
             Record::Truncate { end } => {
                 recovery.truncate(*lsn, *end).expect("what was decided is not taken back");
             }
+            Record::Install { end } => recovery.install(*lsn, *end).expect("its snapshot is there"),
         }
     }
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
@@ -467,6 +471,7 @@ fn follow(state: &mut LogState, written: &Written) {
         Record::Batch(batch) => state.batch(batch.header()),
         Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
         Record::Truncate { end } => state.truncate(*end, written.commit),
+        Record::Install { end } => state.install(*end, written.commit),
     };
     continues.expect("a record that can come next");
 }

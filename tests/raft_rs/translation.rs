@@ -156,6 +156,8 @@ pub fn to_theirs(
         | Message::ReadIndexReply { .. }
         | Message::DurableRequest { .. }
         | Message::DurableReply { .. }
+        | Message::SnapshotChunk(_)
+        | Message::SnapshotAck { .. }
         | Message::StateHashRequest { .. }
         | Message::StateHashReply { .. }
         | Message::StateDiffers { .. } => return Vec::new(),

@@ -32,6 +32,7 @@ impl LogImage {
                 let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
                 return self.batches.split_off(kept);
             }
+            Record::Install { .. } => panic!("nobody takes snapshots here"),
         }
         Vec::new()
     }
@@ -87,6 +88,7 @@ impl RecoverySink for Observed<'_> {
                 Record::TermVote { term: *term, voted_for: *voted_for }
             }
             RecordView::Truncate { end } => Record::Truncate { end: *end },
+            RecordView::Install { end } => Record::Install { end: *end },
             RecordView::Mark => unreachable!("marks are not told"),
         };
         self.image.apply(lsn, &owned);

@@ -206,7 +206,7 @@ impl World {
         let process = self.machines[place].process.as_ref().expect("its log has just spoken");
         let is_optional = |record: &&Record| match record {
             Record::Batch(batch) => batch.entries().any(|(_, command)| command.op != Op::Noop),
-            Record::TermVote { .. } | Record::Truncate { .. } => false,
+            Record::TermVote { .. } | Record::Truncate { .. } | Record::Install { .. } => false,
         };
         let optional = process.log.lacking().find(is_optional);
         ensure(optional.is_none(), "no vote waits for room", || {

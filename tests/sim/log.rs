@@ -86,7 +86,7 @@ impl Log {
             self.writer.stage(*lsn, record);
             match record {
                 Record::Batch(batch) => self.staged_end = batch.header().last_index(),
-                Record::Truncate { end } => self.staged_end = end.index,
+                Record::Truncate { end } | Record::Install { end } => self.staged_end = end.index,
                 Record::TermVote { .. } => {}
             }
         }

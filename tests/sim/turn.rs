@@ -350,6 +350,7 @@ pub fn words_of_record(record: &Record) -> String {
         }
         Record::TermVote { term, voted_for } => format!("TERM {term} vote={voted_for:?}"),
         Record::Truncate { end } => format!("TRUNCATE to {}", end.index),
+        Record::Install { end } => format!("INSTALL up to {}", end.index),
     }
 }
 

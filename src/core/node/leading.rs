@@ -245,8 +245,12 @@ impl Node {
         let end = self.log.end().index;
         loop {
             let member = &mut self.leading.as_mut().expect("a leader sends").members[at];
-            let Some(next) = member.next_to_send().filter(|next| *next <= end) else { return };
+            let Some(next) = member.next_to_send().filter(|next| *next <= end) else { break };
             let first_in_memory = self.log.first_in_memory();
+            if next < first_in_memory && next <= self.log.floor() {
+                member.install();
+                break;
+            }
             if next < first_in_memory {
                 if self.fetching.contains(&id) {
                     return;
@@ -272,6 +276,7 @@ impl Node {
             let some: Vec<Batch> = some.cloned().collect();
             self.send_batches(id, some.into_iter());
         }
+        self.fetch_snapshot_for(at);
     }
 
     /// Makes sure that everybody hears of the commit index before long.

@@ -7,13 +7,14 @@ mod following;
 mod leading;
 mod reads;
 mod receive;
+mod snapshot;
 mod transfer;
 mod writes;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use kvorum_protocol::peer::Message;
+use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Term};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -25,7 +26,7 @@ use super::audit::{Checkpoints, Disagreement};
 use super::following::Following;
 use super::log::Log;
 use super::outcome::Outcome;
-use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch};
 use super::pending::PendingReads;
 use super::quorum::majority;
 use super::raft::{Raft, Role};
@@ -93,8 +94,12 @@ pub struct Node {
     /// Messages and fetches made since the last `poll` or `seal`.
     messages: Vec<(NodeId, Message)>,
     fetches: Vec<Fetch>,
-    /// For whom the answer to a fetch is due.
+    snapshot_fetches: Vec<SnapshotFetch>,
+    /// For whom the answer to a fetch is due, of the log or of a snapshot.
     fetching: Vec<NodeId>,
+    fetching_snapshot: Vec<NodeId>,
+    /// Parts of a leader's snapshot that have come since the last `poll`.
+    snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// Answers made outside `poll`.
     replies: Vec<Reply>,
     /// When to stand for election; `None` before the first tick.
@@ -139,7 +144,8 @@ impl Node {
     /// # Panics
     /// When it is not among the members.
     #[must_use]
-    pub fn new(config: NodeConfig, recovery: Recovery, log_room_bytes: u64) -> Node {
+    pub fn new(config: NodeConfig, mut recovery: Recovery, log_room_bytes: u64) -> Node {
+        let snapshot = recovery.void_log();
         let members = &config.members;
         assert!(members.get(config.id).is_some(), "node {} is not a member", config.id);
         let is_alone = members.members().len() == 1;
@@ -163,7 +169,10 @@ impl Node {
             gated: VecDeque::new(),
             messages: Vec::new(),
             fetches: Vec::new(),
+            snapshot_fetches: Vec::new(),
             fetching: Vec::new(),
+            fetching_snapshot: Vec::new(),
+            snapshot_parts: Vec::new(),
             replies: Vec::new(),
             election_deadline: None,
             votes_soon: false,
@@ -180,6 +189,9 @@ impl Node {
             rng,
             config,
         };
+        if let Some(end) = snapshot {
+            node.go_on_behind_snapshot(end);
+        }
         if node.log.end().index == LogIndex(0) {
             node.bootstrap();
         }
@@ -350,6 +362,8 @@ impl Node {
             out.messages.push((to, message));
         }
         out.fetches.append(&mut self.fetches);
+        out.snapshot_fetches.append(&mut self.snapshot_fetches);
+        out.snapshot_parts.append(&mut self.snapshot_parts);
     }
 
     fn apply_committed(&mut self, out: &mut Output) -> bool {

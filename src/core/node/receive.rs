@@ -56,7 +56,7 @@ impl Node {
     fn answer_old_term(&mut self, from: NodeId, message: Message) {
         let term = self.raft.term();
         match message {
-            Message::Append(_) | Message::Heartbeat { .. } => {
+            Message::Append(_) | Message::Heartbeat { .. } | Message::SnapshotChunk(_) => {
                 let none = LogIndex(0);
                 self.send(from, Message::Ack { term, round: 0, matched: none, durable: none });
             }
@@ -123,6 +123,15 @@ impl Node {
                 self.asks.answer(id, from, last_term, last);
                 Ok(())
             }
+            Message::SnapshotChunk(chunk) => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_snapshot_chunk(from, chunk)
+            }
+            Message::SnapshotAck { index, offset, .. } => {
+                self.on_snapshot_ack(from, index, offset);
+                Ok(())
+            }
             Message::StateHashRequest { index, .. } => {
                 self.check_leader(from)?;
                 self.follow(from);
@@ -165,6 +174,7 @@ fn check_sender(message: &Message, is_voter: bool) -> Result<(), Violation> {
         | Message::AppendReject { .. }
         | Message::ReadIndexRequest { .. }
         | Message::DurableRequest { .. }
+        | Message::SnapshotAck { .. }
         | Message::StateHashReply { .. } => false,
         Message::PreVoteRequest { term, .. } if *term == Term(0) => {
             return Err(Violation("it asks for a pre-vote in term 0"));

@@ -15,12 +15,19 @@ use kvorum_protocol::LogIndex;
 
 use super::digest::{self, Sum};
 
-pub use item::Item;
+pub use encoded::EncodedItem;
+pub use item::{Item, VERSION_END};
+pub use load::{Loaded, ShardLoader};
+use walk::Walk;
+pub use walk::WalkSlice;
 
+mod encoded;
 mod item;
+mod load;
+mod walk;
 
-/// How many small tables.
-const SHARDS: usize = 1 << 12;
+/// How many small tables. Snapshots have them in ascending order, so it is a part of their format.
+pub const SHARDS: usize = 1 << 12;
 
 /// The hash of a key in one store: computed once, used for the prefetch and for the lookup.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +43,9 @@ pub struct Store {
     item_bytes: usize,
     /// Sum of `allocation_size` of all shards.
     table_bytes: usize,
+    hash_seed: u64,
+    /// The state of an earlier index is being handed out.
+    walk: Option<Walk>,
     /// The part of all items in the state hash.
     digest: Sum,
 }
@@ -50,8 +60,16 @@ impl Store {
             keys: 0,
             item_bytes: 0,
             table_bytes: 0,
+            hash_seed: seed,
+            walk: None,
             digest: Sum::default(),
         }
+    }
+
+    /// What keys the hashing.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     /// How many keys there are.
@@ -66,10 +84,11 @@ impl Store {
         self.keys == 0
     }
 
-    /// Bytes asked of the allocator for items and tables: what `--memory-max` limits.
+    /// Bytes asked of the allocator for items, tables and the strays of a walk: what
+    /// `--memory-max` limits.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.item_bytes + self.table_bytes
+        self.item_bytes + self.table_bytes + self.stray_bytes()
     }
 
     /// The part of all items in the state hash.
@@ -90,9 +109,7 @@ impl Store {
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        KeyHash(hasher.finish())
+        hash_key(&self.hasher, key)
     }
 
     /// Starts bringing the item of a key near. A run of requests is looked up much faster when
@@ -129,6 +146,9 @@ impl Store {
     /// As [`set`](Store::set), with the hash that was computed for the prefetch.
     #[inline]
     pub fn set_hashed(&mut self, hash: KeyHash, version: LogIndex, key: &[u8], value: &[u8]) {
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
         let print = digest::key(key);
         self.digest.add(digest::item(print, version, value));
         let shard = &mut self.shards[shard_of(hash)];
@@ -162,6 +182,9 @@ impl Store {
     #[inline]
     pub fn delete(&mut self, key: &[u8]) -> bool {
         let hash = self.hash(key);
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
         let shard = &mut self.shards[shard_of(hash)];
         let Ok(found) = shard.find_entry(hash.0, |item| item.key() == key) else { return false };
         let (item, _) = found.remove();
@@ -179,10 +202,15 @@ fn term(item: &Item) -> u64 {
 }
 
 #[inline]
-fn rehash(hasher: &FixedState, item: &Item) -> u64 {
+fn hash_key(hasher: &FixedState, key: &[u8]) -> KeyHash {
     let mut hasher = hasher.build_hasher();
-    hasher.write(item.key());
-    hasher.finish()
+    hasher.write(key);
+    KeyHash(hasher.finish())
+}
+
+#[inline]
+fn rehash(hasher: &FixedState, item: &Item) -> u64 {
+    hash_key(hasher, item.key()).0
 }
 
 /// The small tables use the lowest and the highest bits themselves; these are from the middle.

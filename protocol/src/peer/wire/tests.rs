@@ -43,6 +43,17 @@ fn append(prev: u64, batches: usize, count: usize) -> Append {
     append
 }
 
+fn chunk() -> SnapshotChunk {
+    SnapshotChunk {
+        term: Term(5),
+        index: LogIndex(12),
+        index_term: Term(4),
+        total_bytes: 1 << 33,
+        offset: 1 << 32,
+        bytes: Bytes::from_static(b"part"),
+    }
+}
+
 /// One message of each kind.
 fn one_of_each() -> Vec<Message> {
     let (term, last, last_term) = (Term(5), LogIndex(12), Term(4));
@@ -60,6 +71,8 @@ fn one_of_each() -> Vec<Message> {
         Message::ReadIndexReply { term, id: 77, index: LogIndex(12) },
         Message::DurableRequest { term, id: 78 },
         Message::DurableReply { term, id: 78, last, last_term },
+        Message::SnapshotChunk(chunk()),
+        Message::SnapshotAck { term, index: last, offset: 1 << 33 },
         Message::StateHashRequest { term, index: LogIndex(4096) },
         Message::StateHashReply { term, index: LogIndex(4096), hash: 0xa1 },
         Message::StateDiffers { term, index: LogIndex(4096), hash: 0xa1, is_majority: true },
@@ -82,6 +95,8 @@ fn every_message_survives_and_prints_as_a_line() {
         "READ_INDEX_REPLY term=5 leader=2 id=77 index=12",
         "DURABLE_REQUEST term=5 from=2 id=78",
         "DURABLE_REPLY term=5 from=2 id=78 last=12/4",
+        "SNAPSHOT_CHUNK term=5 leader=2 index=12/4 offset=4294967296 bytes=4 of=8589934592",
+        "SNAPSHOT_ACK term=5 from=2 index=12 offset=8589934592",
         "STATE_HASH_REQUEST term=5 leader=2 index=4096",
         "STATE_HASH_REPLY term=5 from=2 index=4096 hash=00000000000000a1",
         "STATE_DIFFERS term=5 leader=2 index=4096 hash=00000000000000a1 majority=true",
@@ -125,6 +140,20 @@ fn batches_share_the_bytes_of_their_frame() {
     for batch in append.batches {
         assert!(inside.contains(&batch.bytes().as_ptr()));
     }
+}
+
+#[test]
+fn a_part_of_a_snapshot_stands_within_it_or_is_refused() {
+    let refused = |change: fn(&mut SnapshotChunk)| {
+        let mut chunk = chunk();
+        change(&mut chunk);
+        decode(&encoded(&Message::SnapshotChunk(chunk))).expect_err("must be refused")
+    };
+    let part = DecodeError::Invalid("part of a snapshot");
+    assert_eq!(refused(|chunk| chunk.bytes = Bytes::new()), part);
+    assert_eq!(refused(|chunk| chunk.total_bytes = (1 << 32) + 3), part);
+    assert_eq!(refused(|chunk| chunk.offset = u64::MAX), part);
+    assert_eq!(refused(|chunk| chunk.index_term = Term(6)), DecodeError::Invalid("entry term"));
 }
 
 #[test]
