@@ -26,6 +26,10 @@
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
+//! # Equal states
+//! `node/audit.rs` compares the hash of the state ([`digest`]) with that of the other members
+//! ([`audit`]).
+//!
 //! # The turn
 //! The shell tells what has become durable and what other members say, calls `tick` and `poll`,
 //! then `write` and `read` for everything that came in, then `poll` again in a cluster and `seal`,
@@ -33,6 +37,8 @@
 
 pub mod apply;
 mod asks;
+pub mod audit;
+pub mod digest;
 mod following;
 mod foretell;
 pub mod log;
@@ -58,6 +64,7 @@ pub mod time;
 pub mod waits;
 mod writes;
 
+pub use audit::Disagreement;
 pub use node::{
     Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
     Violation, WriteOutcome,

@@ -36,7 +36,7 @@ use super::server::Server;
 use super::signals::Signals;
 use super::snapshots::{Snapshots, SnapshotsConfig};
 use crate::config::Fsync;
-use crate::core::{Instant, Node, Now, Output};
+use crate::core::{Disagreement, Instant, Node, Now, Output};
 use crate::wal::{WalError, Writer};
 
 pub use clients::{Connections, SURPLUS_MAX};
@@ -70,6 +70,8 @@ pub enum Fatal {
     Log(WalError),
     /// Another member knows that this node's log has lost what it has promised to keep.
     Forgot(Refusal),
+    /// The state of this node is not that of the majority.
+    Outvoted(Disagreement),
     /// The poll itself failed.
     Poll(io::Error),
     /// The disk did not take the last writes in this time, and the process was asked to stop.
@@ -355,7 +357,17 @@ impl Reactor {
         }
         let Some(peers) = &mut self.peers else { return Ok(()) };
         peers.receive(now, &mut self.node);
-        peers.take_forgot().map_or(Ok(()), |refusal| Err(Fatal::Forgot(refusal)))
+        if let Some(refusal) = peers.take_forgot() {
+            return Err(Fatal::Forgot(refusal));
+        }
+        match self.node.take_disagreement() {
+            Some(outvoted @ Disagreement::Outvoted { .. }) => Err(Fatal::Outvoted(outvoted)),
+            Some(split) => {
+                log::error!("{split}");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sends what the turn has to say to them, with one write for each connection.

@@ -23,7 +23,7 @@ use super::snapshots::{SnapshotsConfig, Trigger};
 use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
-use crate::core::{Node, NodeConfig, Recovery, ReplayError, SessionBounds};
+use crate::core::{Disagreement, Node, NodeConfig, Recovery, ReplayError, SessionBounds};
 use crate::disk::{Disk, DiskError, FileDisk};
 use crate::snapshot::{self, SnapshotError, SnapshotInfo};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
@@ -84,6 +84,13 @@ pub enum ServeError {
         /// What another member says.
         refusal: Refusal,
     },
+    /// Equal entries have made another state here than on most voters.
+    Outvoted {
+        /// The data directory.
+        directory: PathBuf,
+        /// Where, and both hashes.
+        disagreement: Disagreement,
+    },
     /// The cluster secret can not be used.
     Secret(SecretError),
     /// Whoever reaches the peer port could take the cluster over.
@@ -135,6 +142,12 @@ impl fmt::Display for ServeError {
                  the node by one with a new id",
                 directory.display()
             ),
+            ServeError::Outvoted { directory, disagreement } => write!(
+                f,
+                "{}: {disagreement}; do not serve from it again: replace the node by one with a \
+                 new id and an empty --data, which the cluster fills",
+                directory.display()
+            ),
             ServeError::Secret(error) => error.fmt(f),
             ServeError::OpenPeerPort { address } => write!(
                 f,
@@ -160,6 +173,9 @@ impl ServeError {
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => {
                 ServeError::Forgot { directory: directory.to_owned(), refusal }
+            }
+            Fatal::Outvoted(disagreement) => {
+                ServeError::Outvoted { directory: directory.to_owned(), disagreement }
             }
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
@@ -217,8 +233,6 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let (id, fsync) = (config.id, config.fsync);
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
-        id,
-        members,
         write_quorum: config.write_quorum,
         read_quorum: config.read_quorum,
         quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
@@ -227,6 +241,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         resend_timeout: RESEND_TIMEOUT,
         seed: rand::random(),
+        ..NodeConfig::new(id, members)
     };
     let snapshots = SnapshotsConfig {
         disk,

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum::core::SessionBounds;
-use kvorum::core::seeded::Bug;
+use kvorum::core::Disagreement;
 use kvorum_protocol::{LogIndex, Lsn, NodeId, Term};
 
 use super::machine::{Machine, Setup};
@@ -36,11 +35,11 @@ pub struct Cluster {
 
 impl Cluster {
     /// First boot of all: their logs hold the member list, durably.
-    pub fn new(voters: u16, learners: u16, sessions: SessionBounds, bug: Option<Bug>) -> Cluster {
+    pub fn new(setup: impl Fn(NodeId) -> Setup) -> Cluster {
         let mut nodes = BTreeMap::new();
-        for id in (1..=voters + learners).map(NodeId) {
-            let setup = Setup { id, voters, learners, sessions, bug, ..Setup::default() };
-            let mut machine = Machine::new(setup);
+        let first = setup(NodeId(1));
+        for id in (1..=first.voters + first.learners).map(NodeId) {
+            let mut machine = Machine::new(setup(id));
             machine.tick(0);
             machine.turn();
             machine.durable(None);
@@ -72,7 +71,14 @@ impl Cluster {
 
     /// The node says all that it has to say; its messages go on their way.
     pub fn turn(&mut self, id: NodeId) -> String {
-        let mut said = self.machine(id).turn();
+        let mut said = match self.machine(id).take_disagreement() {
+            Some(outvoted @ Disagreement::Outvoted { .. }) => {
+                return format!("stops: {outvoted}\n{}", self.kill(id));
+            }
+            Some(split) => format!("{split}\n"),
+            None => String::new(),
+        };
+        said += &self.machine(id).turn();
         for (to, message) in std::mem::take(&mut self.machine(id).messages) {
             let trace = message.trace(id).to_string();
             let is_up = self.nodes.get(&to).is_some_and(|node| node.is_up);

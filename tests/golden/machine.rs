@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Asker, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome,
-    Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
+    Asker, Disagreement, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output,
+    ReadOutcome, Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait,
+    WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
@@ -33,6 +34,8 @@ pub struct Setup {
     pub memory_max: Option<u64>,
     pub log_room_bytes: u64,
     pub sessions: SessionBounds,
+    /// The state hash is noted at the multiples of it.
+    pub checkpoint_entries: u64,
     /// For the test of the scripts: a bug that some of them must show.
     pub bug: Option<Bug>,
 }
@@ -46,6 +49,7 @@ impl Default for Setup {
             memory_max: None,
             log_room_bytes: 1 << 40,
             sessions: SessionBounds::default(),
+            checkpoint_entries: 4096,
             bug: None,
         }
     }
@@ -253,6 +257,16 @@ impl Machine {
         self.node.fetched(&self.now, fetch.member, fetch.from, wanted);
     }
 
+    /// Its state is damaged: a key is gone.
+    pub fn lose(&mut self, key: &[u8]) {
+        self.node.lose_key(key);
+    }
+
+    /// That nodes have different states.
+    pub fn take_disagreement(&mut self) -> Option<Disagreement> {
+        self.node.take_disagreement()
+    }
+
     /// The log without what was taken back: batches by their first index.
     pub fn batches(&self) -> BTreeMap<LogIndex, &Batch> {
         let mut log = BTreeMap::new();
@@ -419,6 +433,7 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
     let config = NodeConfig {
         memory_max: setup.memory_max,
+        checkpoint_entries: setup.checkpoint_entries,
         seed: u64::from(setup.id.0),
         ..NodeConfig::new(setup.id, members)
     };

@@ -19,6 +19,9 @@ use crate::snapshots::{CLUSTER, Snapshots};
 use crate::turn::words_of_record;
 use crate::world::{Event, World};
 
+/// The state hash is noted so often: worlds are short.
+const CHECKPOINT_ENTRIES: u64 = 16;
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -74,6 +77,7 @@ impl World {
             election_timeout: self.options.election_timeout,
             // This network loses messages of connections that stand.
             resend_timeout: self.options.election_timeout,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };

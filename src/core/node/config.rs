@@ -9,6 +9,9 @@ use crate::core::raft::Role;
 use crate::core::store::KeyHash;
 use crate::core::time::Instant;
 
+/// Often enough for a busy cluster to compare its states every second, and too rarely to be felt.
+pub const CHECKPOINT_ENTRIES: u64 = 4096;
+
 /// What a node is told once.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -33,6 +36,9 @@ pub struct NodeConfig {
     /// longer one each time. A connection loses nothing unless it breaks, which is told at once:
     /// so this may be long, and has to be for slow links.
     pub resend_timeout: Duration,
+    /// The hash of the state is noted at the indexes that are a multiple of this: the same on all
+    /// nodes of a cluster, or they can not be compared.
+    pub checkpoint_entries: u64,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -51,6 +57,7 @@ impl NodeConfig {
             heartbeat: Duration::from_millis(50),
             election_timeout: Duration::from_millis(300),
             resend_timeout: Duration::from_secs(10),
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: 1,
         }
     }

@@ -8,6 +8,7 @@ use kvorum_protocol::{Batch, LogIndex, Lsn, Member, NodeId, Role as MemberRole, 
 
 use super::transfer::Transfer;
 use super::{Node, Violation, has_bug};
+use crate::core::audit::Audit;
 use crate::core::foretell::Foretold;
 use crate::core::output::Fetch;
 use crate::core::progress::Progress;
@@ -30,6 +31,8 @@ pub struct Leading {
     pub rounds: Rounds,
     /// For writes that are answered before they are committed.
     pub foretold: Foretold,
+    /// Whether all have the same state.
+    pub audit: Audit,
     /// Leadership is being handed over.
     pub transfer: Option<Transfer>,
     heartbeat_at: Instant,
@@ -55,6 +58,7 @@ impl Leading {
             members: others.map(progress).collect(),
             rounds: Rounds::default(),
             foretold: Foretold::default(),
+            audit: Audit::default(),
             transfer: None,
             heartbeat_at: now,
             count_at: now.after(election_timeout),

@@ -1,5 +1,6 @@
 //! One node: Raft, the end of the log, the state and the requests that wait for them.
 
+mod audit;
 mod config;
 mod election;
 mod following;
@@ -21,6 +22,7 @@ use rand::rngs::SmallRng;
 use self::leading::Leading;
 use super::apply::{apply, for_each_entry};
 use super::asks::Asks;
+use super::audit::{Checkpoints, Disagreement};
 use super::following::Following;
 use super::log::Log;
 use super::outcome::Outcome;
@@ -106,6 +108,11 @@ pub struct Node {
     votes_soon: bool,
     /// What the log is certain to take.
     room: Room,
+    checkpoints: Checkpoints,
+    /// What the shell has not heard yet.
+    disagreement: Option<Disagreement>,
+    /// It was told that states differ and nobody knows who is right. Once is enough.
+    split_told: bool,
     reads_found: u64,
     reads_missed: u64,
     #[cfg(feature = "seeded-bugs")]
@@ -143,6 +150,8 @@ impl Node {
         assert!(members.get(config.id).is_some(), "node {} is not a member", config.id);
         let is_alone = members.members().len() == 1;
         let voters: Vec<NodeId> = members.voters().map(|member| member.id).collect();
+        let applied = recovery.log.committed.index;
+        let checkpoints = Checkpoints::new(config.checkpoint_entries, applied);
         let mut rng = SmallRng::seed_from_u64(config.seed);
         let kept_bytes_max = if is_alone { 0 } else { KEPT_BYTES_MAX };
         let mut node = Node {
@@ -168,6 +177,9 @@ impl Node {
             election_deadline: None,
             votes_soon: false,
             room: Room::new(log_room_bytes),
+            checkpoints,
+            disagreement: None,
+            split_told: false,
             reads_found: 0,
             reads_missed: 0,
             #[cfg(feature = "seeded-bugs")]
@@ -200,10 +212,17 @@ impl Node {
     #[cfg(feature = "seeded-bugs")]
     pub fn seed_bug(&mut self, bug: super::seeded::Bug) {
         self.seeded_bug = Some(bug);
-        self.state.bug = Some(bug);
+        let has_it = !bug.is_of_one_node() || self.config.id == super::seeded::ODD_NODE;
+        self.state.bug = has_it.then_some(bug);
         if has_bug!(self, SessionsLostAtRestart) {
             self.state.sessions.forget_all();
         }
+    }
+
+    /// Damages the state: a key is gone that no entry has deleted.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn lose_key(&mut self, key: &[u8]) {
+        self.state.store.delete(key);
     }
 
     /// Only for the bug of a table that others than the leader do not keep.
@@ -277,10 +296,12 @@ impl Node {
             more |= self.release_reads(out);
             self.go_on_transferring();
             self.replicate();
+            self.ask_for_hashes();
         } else {
             self.ask();
             self.take_parked();
             self.acknowledge();
+            self.tell_hash();
         }
         self.send_gated(out);
         more
@@ -363,6 +384,7 @@ impl Node {
                     #[cfg(feature = "seeded-bugs")]
                     this.forget_outcome(&entry.command);
                     this.log.mark_applied(entry.index, entry.end);
+                    this.checkpoints.pass(entry.index, || this.state.hash());
                     this.answer_write(entry.index, outcome, out);
                     let read_waits = this.reads.first_index() == Some(entry.index);
                     if (read_waits && this.answer_reads(out)) || entry.index == this.log.committed()
@@ -421,6 +443,12 @@ impl Node {
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         &self.state.sessions
+    }
+
+    /// What the applied entries have made.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Whether the node leads, and its state is that of the log it found.

@@ -132,6 +132,21 @@ impl Node {
                 self.on_snapshot_ack(from, index, offset);
                 Ok(())
             }
+            Message::StateHashRequest { index, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_hash_request(index);
+                Ok(())
+            }
+            Message::StateHashReply { index, hash, .. } => {
+                self.on_state_hash_reply(from, index, hash);
+                Ok(())
+            }
+            Message::StateDiffers { index, hash, is_majority, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_differs(index, hash, is_majority)
+            }
             // Granted ones never come here, and the others have only brought their term.
             Message::PreVoteReply { .. } | Message::PreVoteRequest { .. } => Ok(()),
         }
@@ -159,7 +174,8 @@ fn check_sender(message: &Message, is_voter: bool) -> Result<(), Violation> {
         | Message::AppendReject { .. }
         | Message::ReadIndexRequest { .. }
         | Message::DurableRequest { .. }
-        | Message::SnapshotAck { .. } => false,
+        | Message::SnapshotAck { .. }
+        | Message::StateHashReply { .. } => false,
         Message::PreVoteRequest { term, .. } if *term == Term(0) => {
             return Err(Violation("it asks for a pre-vote in term 0"));
         }

@@ -43,7 +43,7 @@ impl Node {
             members: self.config.members.clone(),
             terms: self.log.terms().between(LogIndex(1), end.index.next()),
             hash_seed: self.state.store.hash_seed(),
-            state_hash: 0,
+            state_hash: self.state.hash(),
             keys: self.state.store.len() as u64,
         })
     }
