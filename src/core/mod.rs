@@ -26,6 +26,13 @@
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
 //!
+//! # Equal states
+//! `node/audit.rs` compares the hash of the state ([`digest`]) with that of the other members
+//! ([`audit`]).
+//!
+//! # Members
+//! `node/membership.rs` changes them; `membership` holds the list in force: the last in the log.
+//!
 //! # The turn
 //! The shell tells what has become durable and what other members say, calls `tick` and `poll`,
 //! then `write` and `read` for everything that came in, then `poll` again in a cluster and `seal`,
@@ -33,10 +40,13 @@
 
 pub mod apply;
 mod asks;
+pub mod audit;
+pub mod digest;
 mod following;
 mod foretell;
 pub mod log;
 mod lookup;
+mod membership;
 pub mod node;
 pub mod outcome;
 pub mod output;
@@ -58,9 +68,10 @@ pub mod time;
 pub mod waits;
 mod writes;
 
+pub use audit::Disagreement;
 pub use node::{
-    Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
-    Violation, WriteOutcome,
+    Asker, ChangeRefusal, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome,
+    TransferError, Violation, WriteOutcome,
 };
 pub use output::{
     Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch, SnapshotPart,

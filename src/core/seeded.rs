@@ -2,6 +2,11 @@
 //! of them, or it would not find ours. Without the feature `seeded-bugs`, which only tests
 //! enable, none of this is compiled in.
 
+use kvorum_protocol::NodeId;
+
+/// The node that has a bug which the others do not have.
+pub const ODD_NODE: NodeId = NodeId(2);
+
 /// One known way to get it wrong. The letters are those of the reliability checklist's groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bug {
@@ -71,11 +76,27 @@ pub enum Bug {
     RetryTellsItself,
     /// A write of a session with W below a majority is answered before it is committed.
     SessionAnswersBeforeCommit,
+    /// One node does not apply DELETEs.
+    DeleteSkipped,
+    /// One node stores values with the version of another entry.
+    VersionOff,
+    /// The members are changed before the last change of them is committed.
+    TwoChangesInFlight,
+    /// A leader changes the members before it has committed an entry of its own term.
+    ChangeBeforeOwnTerm,
+    /// A member list counts only when it is committed.
+    ListInForceAtCommit,
+    /// A list stays in force though its entry was taken back.
+    TruncatedListStays,
+    /// A learner is promoted that lacks most of the log.
+    PromotesBlank,
+    /// A leader that is no voter any more counts itself.
+    RemovedLeaderCounts,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 41] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -109,5 +130,19 @@ impl Bug {
         Bug::TooOldRunsAgain,
         Bug::RetryTellsItself,
         Bug::SessionAnswersBeforeCommit,
+        Bug::DeleteSkipped,
+        Bug::VersionOff,
+        Bug::TwoChangesInFlight,
+        Bug::ChangeBeforeOwnTerm,
+        Bug::ListInForceAtCommit,
+        Bug::TruncatedListStays,
+        Bug::PromotesBlank,
+        Bug::RemovedLeaderCounts,
     ];
+
+    /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.
+    #[must_use]
+    pub fn is_of_one_node(self) -> bool {
+        matches!(self, Bug::DeleteSkipped | Bug::VersionOff)
+    }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum::core::SessionBounds;
-use kvorum::core::seeded::Bug;
+use kvorum::core::Disagreement;
 use kvorum_protocol::{LogIndex, Lsn, NodeId, Term};
 
 use super::machine::{Machine, Setup};
@@ -26,29 +25,47 @@ struct Node {
     is_stalled: bool,
     /// What it was when it said so last.
     standing: String,
+    /// Whom it counted then.
+    members: String,
+}
+
+impl Node {
+    fn new(mut machine: Machine) -> Node {
+        machine.tick(0);
+        machine.turn();
+        machine.durable(None);
+        machine.turn();
+        let standing = words::standing(&machine.node().status());
+        let members = words::members(machine.node());
+        Node { machine, is_up: true, is_stalled: false, standing, members }
+    }
 }
 
 pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
     laws: Laws,
+    /// How each node begins.
+    setup: Box<dyn Fn(NodeId) -> Setup>,
 }
 
 impl Cluster {
     /// First boot of all: their logs hold the member list, durably.
-    pub fn new(voters: u16, learners: u16, sessions: SessionBounds, bug: Option<Bug>) -> Cluster {
+    pub fn new(setup: impl Fn(NodeId) -> Setup + 'static) -> Cluster {
         let mut nodes = BTreeMap::new();
-        for id in (1..=voters + learners).map(NodeId) {
-            let setup = Setup { id, voters, learners, sessions, bug, ..Setup::default() };
-            let mut machine = Machine::new(setup);
-            machine.tick(0);
-            machine.turn();
-            machine.durable(None);
-            machine.turn();
-            let standing = words::standing(&machine.node().status());
-            nodes.insert(id, Node { machine, is_up: true, is_stalled: false, standing });
+        let first = setup(NodeId(1));
+        for id in (1..=first.voters + first.learners).map(NodeId) {
+            nodes.insert(id, Node::new(Machine::new(setup(id))));
         }
-        Cluster { nodes, network: Network::default(), laws: Laws::default() }
+        let (network, laws) = (Network::default(), Laws::default());
+        Cluster { nodes, network, laws, setup: Box::new(setup) }
+    }
+
+    /// A node that shall join starts with an empty log, and its connections stand.
+    pub fn join(&mut self, id: NodeId) -> String {
+        let setup = Setup { joins: true, ..(self.setup)(id) };
+        self.nodes.insert(id, Node::new(Machine::new(setup)));
+        self.ids_up().into_iter().map(|other| self.connect(id, other)).collect()
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -72,7 +89,14 @@ impl Cluster {
 
     /// The node says all that it has to say; its messages go on their way.
     pub fn turn(&mut self, id: NodeId) -> String {
-        let mut said = self.machine(id).turn();
+        let mut said = match self.machine(id).take_disagreement() {
+            Some(outvoted @ Disagreement::Outvoted { .. }) => {
+                return format!("stops: {outvoted}\n{}", self.kill(id));
+            }
+            Some(split) => format!("{split}\n"),
+            None => String::new(),
+        };
+        said += &self.machine(id).turn();
         for (to, message) in std::mem::take(&mut self.machine(id).messages) {
             let trace = message.trace(id).to_string();
             let is_up = self.nodes.get(&to).is_some_and(|node| node.is_up);
@@ -90,6 +114,12 @@ impl Cluster {
             said += &standing;
             said += "\n";
             node.standing = standing;
+        }
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &members;
+            said += "\n";
+            node.members = members;
         }
         self.laws.check(id, &self.nodes[&id].machine);
         said
@@ -132,8 +162,13 @@ impl Cluster {
         self.node(id).is_up = true;
         let mut said = signed(id, &self.machine(id).restart());
         self.machine(id).tick(0);
-        let standing = words::standing(&self.machine(id).node().status());
-        self.node(id).standing = standing;
+        let node = self.node(id);
+        node.standing = words::standing(&node.machine.node().status());
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &signed(id, &members);
+            node.members = members;
+        }
         for other in self.ids_up() {
             said += &self.connect(id, other);
         }

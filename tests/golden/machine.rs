@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Asker, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome,
-    Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
+    Asker, Disagreement, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output,
+    ReadOutcome, Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait,
+    WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Batch, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
+    Batch, Change, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
 };
 
 use super::words;
@@ -33,6 +34,10 @@ pub struct Setup {
     pub memory_max: Option<u64>,
     pub log_room_bytes: u64,
     pub sessions: SessionBounds,
+    /// The state hash is noted at the multiples of it.
+    pub checkpoint_entries: u64,
+    /// It was added to a cluster that has begun.
+    pub joins: bool,
     /// For the test of the scripts: a bug that some of them must show.
     pub bug: Option<Bug>,
 }
@@ -46,6 +51,8 @@ impl Default for Setup {
             memory_max: None,
             log_room_bytes: 1 << 40,
             sessions: SessionBounds::default(),
+            checkpoint_entries: 4096,
+            joins: false,
             bug: None,
         }
     }
@@ -200,6 +207,19 @@ impl Machine {
         self.node.transfer(&self.now, to)
     }
 
+    /// Changes the members.
+    pub fn change(&mut self, client: u64, change: &Change, base: Option<LogIndex>) -> String {
+        let to = self.next_request(client);
+        let said = match self.node.change_members(&self.now, to, change, base, None) {
+            Ok(index) => {
+                self.waiting.insert((client, to.tag), change.to_string());
+                format!("waits for index {index}")
+            }
+            Err(refusal) => format!("{:?}: {refusal}", refusal.code()),
+        };
+        format!("c{client}#{} {change}: {said}\n", to.tag)
+    }
+
     fn next_request(&mut self, client: u64) -> ReplyTo {
         let requests = &mut self.clients.entry(client).or_default().requests;
         *requests += 1;
@@ -251,6 +271,16 @@ impl Machine {
         };
         let wanted = self.batches().into_values().filter(is_wanted).cloned().collect();
         self.node.fetched(&self.now, fetch.member, fetch.from, wanted);
+    }
+
+    /// Its state is damaged: a key is gone.
+    pub fn lose(&mut self, key: &[u8]) {
+        self.node.lose_key(key);
+    }
+
+    /// That nodes have different states.
+    pub fn take_disagreement(&mut self) -> Option<Disagreement> {
+        self.node.take_disagreement()
     }
 
     /// The log without what was taken back: batches by their first index.
@@ -400,7 +430,7 @@ impl Machine {
 }
 
 fn start(setup: &Setup, records: &[Written]) -> Node {
-    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions);
+    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions).of(setup.id);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
     for Written { lsn, record, commit } in records {
         recovery.committed(*commit);
@@ -419,6 +449,8 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
     let config = NodeConfig {
         memory_max: setup.memory_max,
+        checkpoint_entries: setup.checkpoint_entries,
+        joins: setup.joins,
         seed: u64::from(setup.id.0),
         ..NodeConfig::new(setup.id, members)
     };
@@ -430,14 +462,14 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
 }
 
 fn members(setup: &Setup) -> MemberList {
-    let member = |id| Member {
-        id: NodeId(id),
-        role: if id <= setup.voters { Role::Voter } else { Role::Learner },
-        client: format!("n{id}:6379"),
-        peer: format!("n{id}:7379"),
-    };
-    let members = (1..=setup.voters + setup.learners).map(member).collect();
-    MemberList::new(members).expect("distinct members")
+    let role = |id| if id <= setup.voters { Role::Voter } else { Role::Learner };
+    let members = (1..=setup.voters + setup.learners).map(|id| member(NodeId(id), role(id)));
+    MemberList::new(members.collect()).expect("distinct members")
+}
+
+/// A member, and where it is.
+pub fn member(id: NodeId, role: Role) -> Member {
+    Member { id, role, client: format!("n{id}:6379"), peer: format!("n{id}:7379") }
 }
 
 /// What a log comes to.

@@ -157,7 +157,10 @@ pub fn to_theirs(
         | Message::DurableRequest { .. }
         | Message::DurableReply { .. }
         | Message::SnapshotChunk(_)
-        | Message::SnapshotAck { .. } => return Vec::new(),
+        | Message::SnapshotAck { .. }
+        | Message::StateHashRequest { .. }
+        | Message::StateHashReply { .. }
+        | Message::StateDiffers { .. } => return Vec::new(),
     };
     vec![theirs]
 }

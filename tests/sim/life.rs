@@ -19,6 +19,9 @@ use crate::snapshots::{CLUSTER, Snapshots};
 use crate::turn::words_of_record;
 use crate::world::{Event, World};
 
+/// The state hash is noted so often: worlds are short.
+const CHECKPOINT_ENTRIES: u64 = 16;
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -51,7 +54,8 @@ impl World {
         let mut recovery = match loaded {
             Some((head, state)) => Recovery::from_snapshot(head, state),
             None => Recovery::with_session_bounds(hash_seed, self.options.sessions.bounds),
-        };
+        }
+        .of(id_of(place));
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let snapshot_index = snapshot.map_or(LogIndex(0), |end| end.index);
@@ -74,6 +78,7 @@ impl World {
             election_timeout: self.options.election_timeout,
             // This network loses messages of connections that stand.
             resend_timeout: self.options.election_timeout,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };

@@ -127,5 +127,14 @@ pub fn words(message: &Message) -> String {
         Message::SnapshotAck { term, index, offset } => {
             format!("SNAPSHOT_ACK term={term} index={index} offset={offset}")
         }
+        Message::StateHashRequest { term, index } => {
+            format!("STATE_HASH_REQUEST term={term} index={index}")
+        }
+        Message::StateHashReply { term, index, hash } => {
+            format!("STATE_HASH_REPLY term={term} index={index} hash={hash:016x}")
+        }
+        Message::StateDiffers { term, index, hash, is_majority } => {
+            format!("STATE_DIFFERS term={term} index={index} hash={hash:016x} {is_majority}")
+        }
     }
 }

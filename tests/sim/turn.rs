@@ -1,6 +1,7 @@
 //! The turn of a process, in the order of `src/net/reactor.rs`: what the log says, what the others
 //! say, timers, requests; then everything that the core has to say is done at once.
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{
     Answer, Asker, Fetch, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
     SnapshotFetch, WriteOutcome,
@@ -74,6 +75,10 @@ impl World {
         for input in std::mem::take(&mut process.inbox) {
             self.take_in(place, process, &now, input)?;
         }
+        let disagreement = process.core.take_disagreement();
+        ensure(disagreement.is_none(), "nobody is found to have another state", || {
+            format!("n{}: {disagreement:?}", place + 1)
+        })?;
         process.core.tick(&now);
         let mut said = Said::default();
         while process.core.poll(&mut process.out) {
@@ -128,6 +133,9 @@ impl World {
         }
         let status = process.core.status();
         self.checks.shows(place, &status)?;
+        if self.bug != Some(Bug::DeleteSkipped) {
+            self.checks.hashes(place, status.applied, process.core.state().hash())?;
+        }
         for member in process.core.progress() {
             self.checks.counts(place, status.term, &member)?;
         }

@@ -60,9 +60,11 @@ impl Living {
         self.state.store.set(index, &key.to_be_bytes(), &value);
         let name = SessionSequence { session: 1 + key % 3, sequence: 1 + index.0 / 2 };
         let outcome = self.state.sessions.outcome_of(name, index, LogTimeMs(1000 + index.0));
-        if let Ok(outcome) = outcome {
+        if let Ok(known) = outcome
+            && known.outcome().is_none()
+        {
             use kvorum::core::outcome::{Applied, Outcome};
-            *outcome = Some(Outcome { version: index, applied: Applied::Written });
+            known.note(Outcome { version: index, applied: Applied::Written });
         }
     }
 
@@ -77,6 +79,7 @@ impl Living {
         SnapshotHead {
             end: LogEnd { index, term: Term(3), crc: 0x1234_5678, time: LogTimeMs(9_000_000) },
             members: MemberList::lone(NodeId(1), "127.0.0.1:6381").unwrap(),
+            members_index: LogIndex(1),
             terms: vec![(LogIndex(1), Term(1)), (LogIndex(3), Term(3))],
             hash_seed: HASH_SEED,
             state_hash: 0,

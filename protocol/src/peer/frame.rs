@@ -51,6 +51,9 @@ pub mod kind {
     pub const DURABLE_REPLY: u8 = 0x1c;
     pub const SNAPSHOT_ACK: u8 = 0x1d;
     pub const SNAPSHOT_CHUNK: u8 = 0x1e;
+    pub const STATE_HASH_REQUEST: u8 = 0x1f;
+    pub const STATE_HASH_REPLY: u8 = 0x21;
+    pub const STATE_DIFFERS: u8 = 0x22;
 
     pub const DURABLE: u8 = 0x20;
 }
@@ -79,9 +82,7 @@ pub fn frame_bytes(input: &[u8], phase: Phase) -> Result<Option<usize>, DecodeEr
         (Phase::Handshake, kind::HELLO..=kind::REFUSED) => HANDSHAKE_FRAME_BYTES_MAX,
         (Phase::Open, kind::APPEND) => PEER_FRAME_BYTES_MAX,
         (Phase::Open, kind::SNAPSHOT_CHUNK) => SNAPSHOT_HEAD_BYTES + SNAPSHOT_CHUNK_BYTES_MAX,
-        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::SNAPSHOT_ACK | kind::DURABLE) => {
-            SMALL_FRAME_BYTES_MAX
-        }
+        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::STATE_DIFFERS) => SMALL_FRAME_BYTES_MAX,
         _ => return Err(DecodeError::UnknownOpcode(kind)),
     };
     if length > limit {

@@ -1,4 +1,4 @@
-//! The messages of Raft, and those of reads.
+//! The messages of Raft, those of reads, and those that compare states.
 
 use bytes::Bytes;
 
@@ -124,6 +124,35 @@ pub enum Message {
         /// Term of that entry.
         last_term: Term,
     },
+    /// What is the hash of your state when you have applied the entries up to `index`? From the
+    /// leader to all other members, now and then.
+    StateHashRequest {
+        /// The leader's term.
+        term: Term,
+        /// A multiple of the number of entries between two hashes.
+        index: LogIndex,
+    },
+    /// The answer, unless the member does not know it any more.
+    StateHashReply {
+        /// The member's term.
+        term: Term,
+        /// From the request.
+        index: LogIndex,
+        /// The hash.
+        hash: u64,
+    },
+    /// Members have applied the same entries and have different states. From the leader.
+    StateDiffers {
+        /// The leader's term.
+        term: Term,
+        /// When the entries up to here are applied.
+        index: LogIndex,
+        /// What the majority of the voters has: who has another must stop. Or else, as no hash has
+        /// a majority, what the leader has.
+        hash: u64,
+        /// Which of the two.
+        is_majority: bool,
+    },
     /// A part of a snapshot, for a member that lacks entries which the leader's log has given up.
     SnapshotChunk(SnapshotChunk),
     /// How much of a snapshot a member has; the leader goes on there.
@@ -199,7 +228,10 @@ impl Message {
             | Message::DurableRequest { term, .. }
             | Message::DurableReply { term, .. }
             | Message::SnapshotChunk(SnapshotChunk { term, .. })
-            | Message::SnapshotAck { term, .. } => term,
+            | Message::SnapshotAck { term, .. }
+            | Message::StateHashRequest { term, .. }
+            | Message::StateHashReply { term, .. }
+            | Message::StateDiffers { term, .. } => term,
         }
     }
 

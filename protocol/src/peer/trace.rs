@@ -79,6 +79,17 @@ impl fmt::Display for Trace<'_> {
             Message::SnapshotAck { term, index, offset } => {
                 write!(f, "SNAPSHOT_ACK term={term} from={from} index={index} offset={offset}")
             }
+            Message::StateHashRequest { term, index } => {
+                write!(f, "STATE_HASH_REQUEST term={term} leader={from} index={index}")
+            }
+            Message::StateHashReply { term, index, hash } => {
+                write!(f, "STATE_HASH_REPLY term={term} from={from} index={index} hash={hash:016x}")
+            }
+            Message::StateDiffers { term, index, hash, is_majority } => write!(
+                f,
+                "STATE_DIFFERS term={term} leader={from} index={index} hash={hash:016x} \
+                 majority={is_majority}"
+            ),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::DecodeError;
 use crate::limits::{LOG_INDEX_MAX, PEER_FRAME_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX, TERM_MAX};
 use crate::types::{LogIndex, Term};
 
-/// The one flag: granted, or asked for by the leader.
+/// The one flag: granted, asked for by the leader, or what a majority has.
 const FLAG: u8 = 1;
 
 /// What a frame says once two peers know each other.
@@ -73,6 +73,15 @@ pub fn encode<'a>(message: &'a Message, out: &mut Vec<u8>) -> &'a [Batch] {
         Message::SnapshotAck { term, index, offset } => {
             put(out, kind::SNAPSHOT_ACK, false, &[term.0, index.0, offset]);
         }
+        Message::StateHashRequest { term, index } => {
+            put(out, kind::STATE_HASH_REQUEST, false, &[term.0, index.0]);
+        }
+        Message::StateHashReply { term, index, hash } => {
+            put(out, kind::STATE_HASH_REPLY, false, &[term.0, index.0, hash]);
+        }
+        Message::StateDiffers { term, index, hash, is_majority } => {
+            put(out, kind::STATE_DIFFERS, is_majority, &[term.0, index.0, hash]);
+        }
     }
     &[]
 }
@@ -114,7 +123,10 @@ fn put(out: &mut Vec<u8>, kind: u8, flag: bool, fields: &[u64], behind: usize) {
 /// Anything that [`encode`] could not have written for a message that a correct node sends.
 pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
     let (kind, flags, body) = frame::open(bytes)?;
-    let has_flag = matches!(kind, kind::PRE_VOTE_REPLY | kind::VOTE_REQUEST | kind::VOTE_REPLY);
+    let has_flag = matches!(
+        kind,
+        kind::PRE_VOTE_REPLY | kind::VOTE_REQUEST | kind::VOTE_REPLY | kind::STATE_DIFFERS
+    );
     if flags & !FLAG != 0 || flags == FLAG && !has_flag {
         return Err(DecodeError::Invalid("frame flags"));
     }
@@ -185,6 +197,19 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
         kind::SNAPSHOT_ACK => {
             let [own, covered, offset] = fields(body)?;
             Message::SnapshotAck { term: term(own)?, index: index(covered)?, offset }
+        }
+        kind::STATE_HASH_REQUEST => {
+            let [leader, at] = fields(body)?;
+            Message::StateHashRequest { term: office(leader)?, index: index(at)? }
+        }
+        kind::STATE_HASH_REPLY => {
+            let [own, at, hash] = fields(body)?;
+            Message::StateHashReply { term: term(own)?, index: index(at)?, hash }
+        }
+        kind::STATE_DIFFERS => {
+            let [leader, at, hash] = fields(body)?;
+            let (term, index) = (office(leader)?, index(at)?);
+            Message::StateDiffers { term, index, hash, is_majority: flag }
         }
         kind::DURABLE => {
             let [own, last] = fields(body)?;

@@ -9,13 +9,19 @@ use crate::core::raft::Role;
 use crate::core::store::KeyHash;
 use crate::core::time::Instant;
 
+/// Often enough for a busy cluster to compare its states every second, and too rarely to be felt.
+pub const CHECKPOINT_ENTRIES: u64 = 4096;
+
 /// What a node is told once.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// This node.
     pub id: NodeId,
-    /// All members, this node among the voters; written as the first entry of an empty log.
+    /// The members of the first boot, this node among them; written as the first entry of an empty
+    /// log. Later the log says who is a member.
     pub members: MemberList,
+    /// An empty log is left empty: its entries come from a cluster that has begun already.
+    pub joins: bool,
     /// W of a write that does not say its own.
     pub write_quorum: Quorum,
     /// R of a read that does not say its own.
@@ -33,6 +39,9 @@ pub struct NodeConfig {
     /// longer one each time. A connection loses nothing unless it breaks, which is told at once:
     /// so this may be long, and has to be for slow links.
     pub resend_timeout: Duration,
+    /// The hash of the state is noted at the indexes that are a multiple of this: the same on all
+    /// nodes of a cluster, or they can not be compared.
+    pub checkpoint_entries: u64,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -44,6 +53,7 @@ impl NodeConfig {
         NodeConfig {
             id,
             members,
+            joins: false,
             write_quorum: Quorum::Majority,
             read_quorum: Quorum::Majority,
             quorum_timeout: Duration::from_secs(5),
@@ -51,6 +61,7 @@ impl NodeConfig {
             heartbeat: Duration::from_millis(50),
             election_timeout: Duration::from_millis(300),
             resend_timeout: Duration::from_secs(10),
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: 1,
         }
     }

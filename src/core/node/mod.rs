@@ -1,9 +1,11 @@
 //! One node: Raft, the end of the log, the state and the requests that wait for them.
 
+mod audit;
 mod config;
 mod election;
 mod following;
 mod leading;
+mod membership;
 mod reads;
 mod receive;
 mod snapshot;
@@ -14,15 +16,17 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use kvorum_protocol::peer::{Message, SnapshotChunk};
-use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Term};
+use kvorum_protocol::{Command, LogIndex, Lsn, NodeId, Op, Quorum, Term};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use self::leading::Leading;
 use super::apply::{apply, for_each_entry};
 use super::asks::Asks;
+use super::audit::{Checkpoints, Disagreement};
 use super::following::Following;
 use super::log::Log;
+use super::membership::Membership;
 use super::outcome::Outcome;
 use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch};
 use super::pending::PendingReads;
@@ -41,6 +45,7 @@ pub use config::{
     Asker, MemberProgress, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError, Violation,
     WriteOutcome,
 };
+pub use membership::ChangeRefusal;
 
 /// One `poll` stops when its answers hold this many bytes of values; the shell polls again.
 const POLL_VALUES_BYTES_SOFT: usize = 4 << 20;
@@ -71,6 +76,7 @@ const GATED_MAX: usize = 1024;
 /// has ever said is still true after it has crashed.
 pub struct Node {
     config: NodeConfig,
+    membership: Membership,
     /// The time of the last event.
     now: Instant,
     rng: SmallRng,
@@ -106,6 +112,11 @@ pub struct Node {
     votes_soon: bool,
     /// What the log is certain to take.
     room: Room,
+    checkpoints: Checkpoints,
+    /// What the shell has not heard yet.
+    disagreement: Option<Disagreement>,
+    /// It was told that states differ and nobody knows who is right. Once is enough.
+    split_told: bool,
     reads_found: u64,
     reads_missed: u64,
     #[cfg(feature = "seeded-bugs")]
@@ -135,14 +146,19 @@ impl Node {
     /// A node in the state that its log tells, a follower until its first [`tick`](Node::tick).
     ///
     /// # Panics
-    /// When it is not among the members.
+    /// When it shall begin a log of a cluster that it is no member of.
     #[must_use]
     pub fn new(config: NodeConfig, mut recovery: Recovery, log_room_bytes: u64) -> Node {
         let snapshot = recovery.void_log();
-        let members = &config.members;
-        assert!(members.get(config.id).is_some(), "node {} is not a member", config.id);
-        let is_alone = members.members().len() == 1;
-        let voters: Vec<NodeId> = members.voters().map(|member| member.id).collect();
+        let applied = recovery.log.committed.index;
+        let checkpoints = Checkpoints::new(config.checkpoint_entries, applied);
+        let mut lists = recovery.lists;
+        if lists.first().is_none_or(|(index, _)| *index > recovery.log.committed.index) {
+            lists.insert(0, (LogIndex(0), config.members.clone()));
+        }
+        let membership = Membership::new(config.id, lists);
+        let voters: Vec<NodeId> = membership.list().voters().map(|member| member.id).collect();
+        let is_alone = membership.is_alone();
         let mut rng = SmallRng::seed_from_u64(config.seed);
         let kept_bytes_max = if is_alone { 0 } else { KEPT_BYTES_MAX };
         let mut node = Node {
@@ -168,6 +184,9 @@ impl Node {
             election_deadline: None,
             votes_soon: false,
             room: Room::new(log_room_bytes),
+            checkpoints,
+            disagreement: None,
+            split_told: false,
             reads_found: 0,
             reads_missed: 0,
             #[cfg(feature = "seeded-bugs")]
@@ -175,12 +194,13 @@ impl Node {
             #[cfg(feature = "seeded-bugs")]
             kept_rounds: None,
             rng,
+            membership,
             config,
         };
         if let Some(end) = snapshot {
             node.go_on_behind_snapshot(end);
         }
-        if node.log.end().index == LogIndex(0) {
+        if node.log.end().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
         node.following.matched = node.log.committed();
@@ -190,20 +210,30 @@ impl Node {
     /// The first entry of every log is the first member list, of term 0: the same bytes on every
     /// node.
     fn bootstrap(&mut self) {
+        let (id, list) = (self.config.id, self.config.members.clone());
+        assert!(list.get(id).is_some(), "node {id} is not a member");
         let mut members = Vec::new();
-        self.config.members.encode(&mut members);
-        self.log.push(&Command::new(Op::Membership(&members)));
-        self.seal_open(Term(0), 0);
+        list.encode(&mut members);
+        assert_eq!(self.raft.term(), Term(0), "an empty log knows no term");
+        self.append_members(0, &Command::new(Op::Membership(&members)), list);
     }
 
     /// Switches a bug on.
     #[cfg(feature = "seeded-bugs")]
     pub fn seed_bug(&mut self, bug: super::seeded::Bug) {
         self.seeded_bug = Some(bug);
-        self.state.bug = Some(bug);
+        let has_it = !bug.is_of_one_node() || self.config.id == super::seeded::ODD_NODE;
+        self.state.bug = has_it.then_some(bug);
+        self.membership.bug = Some(bug);
         if has_bug!(self, SessionsLostAtRestart) {
             self.state.sessions.forget_all();
         }
+    }
+
+    /// Damages the state: a key is gone that no entry has deleted.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn lose_key(&mut self, key: &[u8]) {
+        self.state.store.delete(key);
     }
 
     /// Only for the bug of a table that others than the leader do not keep.
@@ -272,15 +302,18 @@ impl Node {
         self.settle_asks();
         let mut more = self.apply_committed(out);
         self.answer_other_writes(out);
+        self.leave_as_nonvoter();
         if self.raft.is_leader() {
             self.begin_round();
             more |= self.release_reads(out);
             self.go_on_transferring();
             self.replicate();
+            self.ask_for_hashes();
         } else {
             self.ask();
             self.take_parked();
             self.acknowledge();
+            self.tell_hash();
         }
         self.send_gated(out);
         more
@@ -363,6 +396,7 @@ impl Node {
                     #[cfg(feature = "seeded-bugs")]
                     this.forget_outcome(&entry.command);
                     this.log.mark_applied(entry.index, entry.end);
+                    this.checkpoints.pass(entry.index, || this.state.hash());
                     this.answer_write(entry.index, outcome, out);
                     let read_waits = this.reads.first_index() == Some(entry.index);
                     if (read_waits && this.answer_reads(out)) || entry.index == this.log.committed()
@@ -423,6 +457,12 @@ impl Node {
         &self.state.sessions
     }
 
+    /// What the applied entries have made.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Whether the node leads, and its state is that of the log it found.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -434,12 +474,6 @@ impl Node {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.raft.is_leader()
-    }
-
-    /// Whether there is no other member.
-    #[must_use]
-    pub fn is_alone(&self) -> bool {
-        self.config.members.members().len() == 1
     }
 
     /// Index of the last entry in the state.
@@ -454,12 +488,6 @@ impl Node {
     #[must_use]
     pub fn reads_answered(&self) -> u64 {
         self.reads_found + self.reads_missed
-    }
-
-    /// All members.
-    #[must_use]
-    pub fn members(&self) -> &MemberList {
-        &self.config.members
     }
 
     /// How far the others are; nobody unless this node leads.

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
-use super::{EncodedItem, Item, KeyHash, SHARDS, Store, hash_key, rehash, shard_of};
+use crate::core::digest::Sum;
+
+use super::{EncodedItem, Item, KeyHash, SHARDS, Store, hash_key, rehash, shard_of, term};
 
 /// Fills some of the shards of a store. What is put there counts when the store is told what the
 /// loader says at its end ([`Store::take_in`]).
@@ -18,6 +20,7 @@ pub struct ShardLoader<'a> {
     keys_per_shard: usize,
     keys: usize,
     item_bytes: usize,
+    digest: Sum,
 }
 
 /// What a loader has put into its shards.
@@ -27,6 +30,7 @@ pub struct Loaded {
     keys: usize,
     item_bytes: usize,
     table_bytes: usize,
+    digest: Sum,
 }
 
 impl Store {
@@ -50,6 +54,7 @@ impl Store {
                 keys_per_shard: keys / SHARDS,
                 keys: 0,
                 item_bytes: 0,
+                digest: Sum::default(),
             });
         }
         loaders.reverse();
@@ -61,6 +66,7 @@ impl Store {
         self.keys += loaded.keys;
         self.item_bytes += loaded.item_bytes;
         self.table_bytes += loaded.table_bytes;
+        self.digest = self.digest.and(loaded.digest);
     }
 
     /// The shard that holds a key.
@@ -104,6 +110,7 @@ impl ShardLoader<'_> {
         }
         let item = Item::new(item.version, item.key, item.value);
         self.item_bytes += item.bytes();
+        self.digest.add(term(&item));
         self.keys += 1;
         shard.insert_unique(hash.0, item, |item| rehash(self.hasher, item));
         true
@@ -112,7 +119,8 @@ impl ShardLoader<'_> {
     /// Nothing more comes.
     pub fn finish(self) -> Loaded {
         let table_bytes = self.shards.iter().map(HashTable::allocation_size).sum();
-        Loaded { keys: self.keys, item_bytes: self.item_bytes, table_bytes }
+        let ShardLoader { keys, item_bytes, digest, .. } = self;
+        Loaded { keys, item_bytes, table_bytes, digest }
     }
 }
 
@@ -148,6 +156,7 @@ mod tests {
             assert_eq!(loaded.get(key), Some((version, &b"some value"[..])));
         }
         assert_eq!(loaded.len(), keys.len());
+        assert_eq!(loaded.digest(), loaded.digest_from_scratch());
         let tables: usize = loaded.shards.iter().map(HashTable::allocation_size).sum();
         assert_eq!(loaded.bytes(), keys.len() * (12 + 4 + 10) + tables);
     }

@@ -13,6 +13,8 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
+use super::digest::{self, Sum};
+
 pub use encoded::EncodedItem;
 pub use item::{Item, VERSION_END};
 pub use load::{Loaded, ShardLoader};
@@ -44,6 +46,8 @@ pub struct Store {
     hash_seed: u64,
     /// The state of an earlier index is being handed out.
     walk: Option<Walk>,
+    /// The part of all items in the state hash.
+    digest: Sum,
 }
 
 impl Store {
@@ -58,6 +62,7 @@ impl Store {
             table_bytes: 0,
             hash_seed: seed,
             walk: None,
+            digest: Sum::default(),
         }
     }
 
@@ -84,6 +89,20 @@ impl Store {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.item_bytes + self.table_bytes + self.stray_bytes()
+    }
+
+    /// The part of all items in the state hash.
+    #[must_use]
+    pub fn digest(&self) -> Sum {
+        self.digest
+    }
+
+    /// The same, summed up from nothing.
+    #[must_use]
+    pub fn digest_from_scratch(&self) -> Sum {
+        let mut sum = Sum::default();
+        self.shards.iter().flatten().for_each(|item| sum.add(term(item)));
+        sum
     }
 
     /// Hashes a key.
@@ -130,8 +149,11 @@ impl Store {
         if self.walk.is_some() {
             self.before_change(hash, key);
         }
+        let print = digest::key(key);
+        self.digest.add(digest::item(print, version, value));
         let shard = &mut self.shards[shard_of(hash)];
         if let Some(item) = shard.find_mut(hash.0, |item| item.key() == key) {
+            self.digest.subtract(digest::item(print, item.version(), item.value()));
             if item.overwrite(version, value) {
                 return;
             }
@@ -166,10 +188,17 @@ impl Store {
         let shard = &mut self.shards[shard_of(hash)];
         let Ok(found) = shard.find_entry(hash.0, |item| item.key() == key) else { return false };
         let (item, _) = found.remove();
+        self.digest.subtract(term(&item));
         self.item_bytes -= item.bytes();
         self.keys -= 1;
         true
     }
+}
+
+/// The term of an item in the state hash.
+#[inline]
+fn term(item: &Item) -> u64 {
+    digest::item(digest::key(item.key()), item.version(), item.value())
 }
 
 #[inline]
@@ -218,10 +247,15 @@ mod tests {
                 prop_assert_eq!(store.len(), model.len());
                 let bytes: usize = model.iter().map(|(k, (_, v))| 12 + k.len() + v.len()).sum();
                 prop_assert_eq!(store.item_bytes, bytes);
+                prop_assert_eq!(store.digest(), store.digest_from_scratch());
             }
             for (key, (version, value)) in &model {
                 prop_assert_eq!(store.get(key), Some((*version, value.as_slice())));
             }
+            // Another table, filled in another order, has the same digest.
+            let mut other = Store::new(8);
+            model.iter().for_each(|(key, (version, value))| other.set(*version, key, value));
+            prop_assert_eq!(store.digest(), other.digest());
             let tables: usize = store.shards.iter().map(HashTable::allocation_size).sum();
             prop_assert_eq!(store.table_bytes, tables);
         }

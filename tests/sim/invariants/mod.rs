@@ -7,6 +7,7 @@ mod commits;
 mod counting;
 mod effects;
 mod elections;
+mod hashes;
 mod matching;
 mod messages;
 mod monotonic;
@@ -56,6 +57,7 @@ pub struct Invariants {
     /// Up to here each node's log was compared with what is decided.
     decided: Vec<LogIndex>,
     ledger: Ledger,
+    hashes: hashes::Hashes,
     pub promises: Promises,
 }
 
@@ -71,6 +73,7 @@ impl Invariants {
             monotonic: vec![monotonic::Life::default(); nodes],
             decided: vec![LogIndex(0); nodes],
             ledger: Ledger::new(sessions),
+            hashes: hashes::Hashes::default(),
             promises: Promises::default(),
         }
     }
@@ -200,6 +203,11 @@ impl Invariants {
             }
         }
         Ok(())
+    }
+
+    /// A node has applied the entries up to an index, and this is the hash of its state.
+    pub fn hashes(&mut self, place: Place, applied: LogIndex, hash: u64) -> Checked {
+        self.hashes.shows(place, applied, hash)
     }
 
     /// What a leader counts was said, and is there.

@@ -73,6 +73,9 @@ fn one_of_each() -> Vec<Message> {
         Message::DurableReply { term, id: 78, last, last_term },
         Message::SnapshotChunk(chunk()),
         Message::SnapshotAck { term, index: last, offset: 1 << 33 },
+        Message::StateHashRequest { term, index: LogIndex(4096) },
+        Message::StateHashReply { term, index: LogIndex(4096), hash: 0xa1 },
+        Message::StateDiffers { term, index: LogIndex(4096), hash: 0xa1, is_majority: true },
     ]
 }
 
@@ -94,6 +97,9 @@ fn every_message_survives_and_prints_as_a_line() {
         "DURABLE_REPLY term=5 from=2 id=78 last=12/4",
         "SNAPSHOT_CHUNK term=5 leader=2 index=12/4 offset=4294967296 bytes=4 of=8589934592",
         "SNAPSHOT_ACK term=5 from=2 index=12 offset=8589934592",
+        "STATE_HASH_REQUEST term=5 leader=2 index=4096",
+        "STATE_HASH_REPLY term=5 from=2 index=4096 hash=00000000000000a1",
+        "STATE_DIFFERS term=5 leader=2 index=4096 hash=00000000000000a1 majority=true",
     ];
     let messages = one_of_each();
     assert_eq!(messages.len(), lines.len());
@@ -199,6 +205,10 @@ fn numbers_that_no_node_reaches_are_refused() {
         Message::AppendReject { term: Term(1), prev: at, hint: LogIndex(2), hint_term: Term(1) },
         Message::DurableReply { term: Term(1), id: 1, last: at, last_term: Term(2) },
         Message::TimeoutNow { term: Term(0) },
+        Message::StateHashRequest { term: Term(0), index: at },
+        Message::StateHashRequest { term: Term(1), index: far },
+        Message::StateHashReply { term: Term(1), index: far, hash: 0 },
+        Message::StateDiffers { term: Term(0), index: at, hash: 0, is_majority: false },
     ] {
         assert!(matches!(decode(&encoded(&message)), Err(DecodeError::Invalid(_))), "{message:?}");
     }
@@ -244,7 +254,7 @@ fn no_flipped_bit_and_no_truncation_passes() {
 
 fn any_message() -> impl Strategy<Value = Message> {
     let number = || 1..TERM_MAX;
-    (0..13_usize, number(), number(), number(), any::<bool>(), any::<u64>()).prop_map(
+    (0..16_usize, number(), number(), number(), any::<bool>(), any::<u64>()).prop_map(
         |(which, a, b, c, flag, id)| {
             let term = Term(a.max(c));
             let (last, last_term) = (LogIndex(b), Term(a.min(c)));
@@ -274,7 +284,10 @@ fn any_message() -> impl Strategy<Value = Message> {
                 9 => Message::ReadIndexRequest { term, id },
                 10 => Message::ReadIndexReply { term, id, index: last },
                 11 => Message::DurableRequest { term, id },
-                _ => Message::DurableReply { term, id, last, last_term },
+                12 => Message::DurableReply { term, id, last, last_term },
+                13 => Message::StateHashRequest { term, index: last },
+                14 => Message::StateHashReply { term, index: last, hash: id },
+                _ => Message::StateDiffers { term, index: last, hash: id, is_majority: flag },
             }
         },
     )
