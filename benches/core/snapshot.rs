@@ -42,9 +42,10 @@ fn write(keys: u64, disk: &Arc<FileDisk>) -> SnapshotInfo {
     let head = SnapshotHead {
         end,
         members: MemberList::lone(NodeId(1), "127.0.0.1:6381").expect("a good address"),
+        members_index: LogIndex(0),
         terms: vec![(LogIndex(1), Term(1))],
         hash_seed: state.store.hash_seed(),
-        state_hash: 0,
+        state_hash: state.hash(),
         keys,
     };
     let mut slices = Histogram::<u64>::new(3).expect("a good precision");

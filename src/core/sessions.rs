@@ -99,7 +99,8 @@ impl Session {
     }
 
     /// All that it adds to the state hash.
-    fn digest(&self, id: LogIndex) -> Sum {
+    #[must_use]
+    pub fn digest(&self, id: LogIndex) -> Sum {
         let mut sum = Sum::default();
         sum.add(digest::session(id, self));
         self.terms_of(id, self.outcomes.len()).for_each(|term| sum.add(term));

@@ -8,6 +8,7 @@ use super::error::SnapshotError;
 use super::layout::{CHUNK_HEADER_BYTES, Fault, HeadBody, Kind};
 use super::sequence::{Place, Sequence};
 use crate::core::SnapshotHead;
+use crate::core::digest::{self, Sum};
 use crate::core::store::Store;
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, ReadFile};
 
@@ -25,6 +26,8 @@ pub struct Reader<'a> {
     /// Says which shard a key belongs to; it stays empty.
     shards: Store,
     sessions: HashSet<LogIndex>,
+    /// What the items and sessions so far add to the hash of the state.
+    sums: (Sum, Sum),
 }
 
 /// What a chunk holds: all of it was checked.
@@ -114,8 +117,8 @@ impl<'a> Reader<'a> {
         let place = read_chunk(disk, name, &*file, &mut sequence, &mut buffer)?;
         let (cluster, head) = read_head(disk, name, &place, buffer.as_slice(), cluster)?;
         let shards = Store::new(head.hash_seed);
-        let sessions = HashSet::new();
-        Ok(Reader { disk, name, file, sequence, buffer, cluster, head, shards, sessions })
+        let (sessions, sums) = (HashSet::new(), <(Sum, Sum)>::default());
+        Ok(Reader { disk, name, file, sequence, buffer, cluster, head, shards, sessions, sums })
     }
 
     /// What the snapshot says of itself.
@@ -153,14 +156,18 @@ impl<'a> Reader<'a> {
         match place.header.kind {
             Kind::Head => unreachable!("only the first chunk is one"),
             Kind::Sessions => {
-                let sessions = &mut self.sessions;
-                let is_new = |id, _| sessions.insert(id).then_some(()).ok_or(Fault::Twice);
-                place.sessions(body, cut, is_new).map_err(corrupt)?;
+                let (ids, sum) = (&mut self.sessions, &mut self.sums.1);
+                let checked = place.sessions(body, cut, |id, session| {
+                    *sum = sum.and(session.digest(id));
+                    ids.insert(id).then_some(()).ok_or(Fault::Twice)
+                });
+                checked.map_err(corrupt)?;
                 Ok(Some(Chunk::Sessions { count, body }))
             }
             Kind::Items | Kind::Strays => {
-                let shards = &self.shards;
+                let (shards, sum) = (&self.shards, &mut self.sums.0);
                 let checked = place.items(body, cut, |item| {
+                    sum.add(digest::item(digest::key(item.key), item.version, item.value));
                     let shard = shards.shard_of(item.key);
                     place.may_hold(shard).then_some(()).ok_or(Fault::ForeignItem)
                 });
@@ -172,6 +179,10 @@ impl<'a> Reader<'a> {
             }
             Kind::End => {
                 self.sequence.check_totals(body, self.head.keys).map_err(corrupt)?;
+                let (items, sessions) = self.sums;
+                if digest::state(items, sessions) != self.head.state_hash {
+                    return Err(corrupt(Fault::StateHash));
+                }
                 Ok(None)
             }
         }

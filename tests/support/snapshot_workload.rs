@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum::core::log::LogEnd;
+use kvorum::core::outcome::{Applied, Outcome};
 use kvorum::core::sessions::Session;
 use kvorum::core::state::State;
 use kvorum::core::store::EncodedItem;
@@ -63,7 +64,6 @@ impl Living {
         if let Ok(known) = outcome
             && known.outcome().is_none()
         {
-            use kvorum::core::outcome::{Applied, Outcome};
             known.note(Outcome { version: index, applied: Applied::Written });
         }
     }
@@ -82,7 +82,7 @@ impl Living {
             members_index: LogIndex(1),
             terms: vec![(LogIndex(1), Term(1)), (LogIndex(3), Term(3))],
             hash_seed: HASH_SEED,
-            state_hash: 0,
+            state_hash: self.state.hash(),
             keys: self.state.store.len() as u64,
         }
     }
@@ -129,10 +129,9 @@ impl Living {
             }
             for change in 0..3 {
                 let key = (round * 31 + change * 17) % head.keys.max(1);
-                if change == 1 {
-                    self.delete(key)
-                } else {
-                    self.set(key, round % 50)
+                match change {
+                    1 => self.delete(key),
+                    _ => self.set(key, round % 50),
                 }
                 self.set(head.keys + round, 10);
             }

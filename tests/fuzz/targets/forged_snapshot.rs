@@ -8,6 +8,7 @@ mod memory_disk;
 
 use std::collections::BTreeMap;
 
+use kvorum::core::digest::{self, Sum};
 use kvorum::core::log::LogEnd;
 use kvorum::core::sessions::Session;
 use kvorum::core::state::State;
@@ -74,32 +75,62 @@ impl File {
     }
 }
 
-fn head(keys: u64) -> SnapshotHead {
+fn head(keys: u64, state_hash: u64) -> SnapshotHead {
     SnapshotHead {
         end: LogEnd { index: CUT, term: Term(2), crc: 3, time: LogTimeMs(4) },
         members: MemberList::lone(NodeId(1), "a:1").expect("a good address"),
+        members_index: LogIndex(1),
         terms: vec![(LogIndex(1), Term(2))],
         hash_seed: 5,
-        state_hash: 0,
+        state_hash,
         keys,
     }
 }
 
-/// Writes what the recipe says: how many keys to claim, then chunks of a kind, a place among the
-/// shards, a count and a length, and the body.
+/// A chunk as the recipe has it: a kind, a place among the shards, a count and a length, the body.
+type Part<'a> = ([u8; 4], &'a [u8]);
+
+fn parts(mut recipe: &[u8]) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    while let Some((&[kind, first, last, items, length], behind)) = recipe.split_first_chunk() {
+        let (body, behind) = behind.split_at(usize::from(length).min(behind.len()));
+        parts.push(([kind, first, last, items], body));
+        recipe = behind;
+    }
+    parts
+}
+
+/// The hash of a state with everything in these parts that can be read.
+fn hash_of(parts: &[Part<'_>]) -> u64 {
+    let (mut items, mut sessions) = (Sum::default(), Sum::default());
+    for ([kind, .., count], mut body) in parts {
+        for _ in 0..*count {
+            if *kind == KIND_SESSIONS {
+                let Ok((id, session, rest)) = Session::decode(body) else { break };
+                sessions = sessions.and(session.digest(id));
+                body = rest;
+            } else {
+                let Ok((item, rest)) = EncodedItem::decode(body) else { break };
+                items.add(digest::item(digest::key(item.key), item.version, item.value));
+                body = rest;
+            }
+        }
+    }
+    digest::state(items, sessions)
+}
+
+/// Writes what the recipe says: how many keys to claim, or no head at all, then the parts.
 fn forge(recipe: &[u8]) -> Vec<u8> {
-    let (keys, mut rest) = choice(recipe);
+    let (keys, rest) = choice(recipe);
+    let parts = parts(rest);
     let mut file = File::default();
     if keys < 0x80 {
         let mut body = 1_u32.to_le_bytes().to_vec();
         body.extend(CLUSTER.0.to_le_bytes());
-        head(u64::from(keys)).encode(&mut body);
+        head(u64::from(keys), hash_of(&parts)).encode(&mut body);
         file.chunk(KIND_HEAD, 0, 0, 0, &body);
     }
-    while let Some((&[kind, first, last, items, length], behind)) = rest.split_first_chunk() {
-        let length = usize::from(length).min(behind.len());
-        let (body, behind) = behind.split_at(length);
-        rest = behind;
+    for ([kind, first, last, items], body) in parts {
         let shards = match kind {
             KIND_ITEMS => (u16::from(first) << 4, u16::from(last) << 4 | 15),
             _ => (0, 0),
