@@ -21,8 +21,7 @@ impl Terms {
         let ends = firsts.last().is_none_or(|(first, _)| *first <= last);
         let mut pairs = firsts.windows(2);
         let ascends = pairs.all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
-        let is_numbered = firsts.first().is_none_or(|(_, term)| *term > Term(0));
-        (begins && ends && ascends && is_numbered).then_some(Terms { firsts, last })
+        (begins && ends && ascends).then_some(Terms { firsts, last })
     }
 
     /// Entries up to `last` follow, all of `term`.

@@ -126,6 +126,11 @@ impl LogQueue {
         self.thread.is_busy() || !self.waiting.is_empty()
     }
 
+    /// Snapshots cover everything up to `index`, and nobody else needs it.
+    pub fn release(&mut self, index: LogIndex) {
+        self.thread.release(index);
+    }
+
     /// How the log stands, if that has changed.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! Read `reactor` first: the server is its `turn`. A `connection` owns a socket and its
 //! buffers and hands requests to its protocol (`binary`, `text`, `resp`), which asks the
 //! core through a `session`; the `log_thread` makes the records of a turn durable, and the
-//! `log_reader` reads old ones back for members that lag.
+//! `log_reader` reads old ones back for members that lag. `snapshots` decides when the state is
+//! written as a whole, which the `snapshot_thread` does.
 
 mod binary;
 mod clock;
@@ -22,6 +23,8 @@ mod server;
 mod session;
 mod signals;
 mod slots;
+mod snapshot_thread;
+mod snapshots;
 mod status;
 mod text;
 

@@ -28,12 +28,13 @@ use slab::Slab;
 use super::clock::Clock;
 use super::listener::Listener;
 use super::log_queue::{LogQueue, LogState};
-use super::log_reader::LogReader;
+use super::log_reader::{Fetched, LogReader};
 use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
 use super::peer::{self, Peers, PeersConfig};
 use super::server::Server;
 use super::signals::Signals;
+use super::snapshots::{Snapshots, SnapshotsConfig};
 use crate::config::Fsync;
 use crate::core::{Disagreement, Instant, Node, Now, Output};
 use crate::wal::{WalError, Writer};
@@ -106,6 +107,7 @@ pub struct Reactor {
     /// The other members, and who reads the log back for them; `None` for a lone node.
     peers: Option<Peers>,
     reader: Option<LogReader>,
+    snapshots: Snapshots,
     server: Server,
     /// The read buffer of all connections.
     shared: Box<[u8]>,
@@ -129,6 +131,7 @@ impl Reactor {
         fsync: Fsync,
         server: Server,
         peers: Option<PeersConfig>,
+        snapshots: SnapshotsConfig,
         signals: Signals,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
@@ -139,6 +142,7 @@ impl Reactor {
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
         let recovered = LogState { term: node.status().term, last: node.status().durable };
         let log = LogQueue::new(log, recovered, peers.is_some());
+        let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -164,6 +168,7 @@ impl Reactor {
             log,
             peers,
             reader,
+            snapshots,
             server,
             shared: vec![0; READ_BUFFER_BYTES].into(),
             scratch: Vec::new(),
@@ -212,6 +217,7 @@ impl Reactor {
             Ok(()) => {}
         }
         let now = self.clock.now();
+        let is_idle = events.is_empty();
         self.note_events(events, &now);
         // What is durable first: it must not be given up for having waited.
         let news = self.log.news().map_err(Fatal::Log)?;
@@ -237,8 +243,21 @@ impl Reactor {
                 self.flush_peers(&now);
             }
         }
+        self.take_snapshot(&now, is_idle);
         self.sweep(&now);
         Ok(())
+    }
+
+    /// Goes on with a snapshot, and gives up what the newest ones cover.
+    fn take_snapshot(&mut self, now: &Now, is_idle: bool) {
+        let (node, replies) = (&mut self.node, &mut self.out.replies);
+        let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
+        if let Some(upto) = upto {
+            self.log.release(upto);
+        }
+        if !self.out.replies.is_empty() {
+            self.deliver_replies();
+        }
     }
 
     /// Whether clients read at the moment.
@@ -252,7 +271,8 @@ impl Reactor {
 
     /// How long the poll may sleep.
     fn sleep_for(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || self.peers.as_ref().is_some_and(Peers::has_work) {
+        let has_peer_work = self.peers.as_ref().is_some_and(Peers::has_work);
+        if !self.queue.is_empty() || has_peer_work || self.snapshots.has_work() {
             return Some(Duration::ZERO);
         }
         if self.stopping {
@@ -264,6 +284,7 @@ impl Reactor {
             .node
             .deadline()
             .min(growth_ends)
+            .min(self.snapshots.deadline())
             .min(self.peers.as_ref().map_or(never, Peers::deadline))
             .min(self.accept_at.unwrap_or(never))
             .min(self.sweep_at.unwrap_or(never))
@@ -309,6 +330,7 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.next_segment);
+            self.snapshots.note_appended(news.appended_bytes);
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {
@@ -324,7 +346,14 @@ impl Reactor {
     /// Tells the core what other members say, and what was read back for them.
     fn hear_peers(&mut self, now: &Now) -> Result<(), Fatal> {
         for fetched in self.reader.iter_mut().flat_map(LogReader::take_results) {
-            self.node.fetched(now, fetched.member, fetched.from, fetched.batches);
+            match fetched {
+                Fetched::Log { member, from, batches } => {
+                    self.node.fetched(now, member, from, batches);
+                }
+                Fetched::Snapshot { member, part } => {
+                    self.node.snapshot_fetched(now, member, part);
+                }
+            }
         }
         let Some(peers) = &mut self.peers else { return Ok(()) };
         peers.receive(now, &mut self.node);
@@ -394,6 +423,10 @@ impl Reactor {
         }
         if let Some(reader) = &mut self.reader {
             self.out.fetches.drain(..).for_each(|fetch| reader.submit(fetch));
+            self.out.snapshot_fetches.drain(..).for_each(|fetch| reader.submit_snapshot(fetch));
+        }
+        for (from, chunk) in self.out.snapshot_parts.drain(..) {
+            self.snapshots.keep_part(from, chunk);
         }
         self.deliver_replies();
     }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
@@ -17,9 +19,13 @@ use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_s
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
+use super::snapshots::{SnapshotsConfig, Trigger};
 use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
-use crate::core::{Disagreement, Node, NodeConfig, Recovery, ReplayError};
+use crate::core::snapshot::SnapshotHead;
+use crate::core::state::State;
+use crate::core::{Disagreement, Node, NodeConfig, Recovery, ReplayError, SessionBounds};
 use crate::disk::{Disk, DiskError, FileDisk};
+use crate::snapshot::{self, SnapshotError, SnapshotInfo};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
@@ -44,6 +50,8 @@ pub enum ServeError {
     Disk(DiskError),
     /// The log can not be used.
     Log(WalError),
+    /// The snapshots can not be read.
+    Snapshot(SnapshotError),
     /// Nobody can be served there.
     Listen {
         /// The address asked for.
@@ -109,6 +117,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Disk(error) => error.fmt(f),
             ServeError::Log(error) => error.fmt(f),
+            ServeError::Snapshot(error) => error.fmt(f),
             ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
@@ -185,7 +194,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let secret = secret.map_err(ServeError::Secret)?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
-    let (disk, writer, recovery) = open_log(&config)?;
+    let Opened { disk, writer, recovery, snapshots, log_bytes } = open(&config)?;
     let members = members(&config, &recovery, writer.identity().cluster)?;
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = members.get(config.id).expect("`members` makes sure").clone();
@@ -215,7 +224,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             known: load_known(&*disk).map_err(ServeError::Known)?,
             secret,
             trace: config.trace_peers,
-            disk,
+            disk: Arc::clone(&disk),
         }),
     };
     if peers.is_none() && config.peer_listen.is_some() {
@@ -234,10 +243,19 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         seed: rand::random(),
         ..NodeConfig::new(id, members)
     };
+    let snapshots = SnapshotsConfig {
+        disk,
+        trigger: Trigger {
+            log_percent: config.snapshot_log_percent,
+            log_bytes_min: config.snapshot_log_bytes_min,
+        },
+        kept: snapshots,
+        log_bytes,
+    };
     let (cluster, directory) = (identity.cluster, config.data.clone());
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, cluster, address, connections_max);
-    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, signals);
+    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, snapshots, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
     let served = reactor.run_until_ready().and_then(|is_ready| {
@@ -360,7 +378,19 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
 
 // The log
 
-fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeError> {
+/// What the data directory holds.
+struct Opened {
+    disk: Arc<dyn Disk>,
+    writer: Writer,
+    recovery: Recovery,
+    /// The snapshots, newest first.
+    snapshots: Vec<SnapshotInfo>,
+    /// Bytes of the log.
+    log_bytes: u64,
+}
+
+/// Reads the newest snapshot that is sound, and the log behind it.
+fn open(config: &Config) -> Result<Opened, ServeError> {
     let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
@@ -371,7 +401,11 @@ fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeE
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
         ..WalConfig::new(Identity::random(config.id, cluster))
     };
-    let mut replay = Replay::new();
+    snapshot::remove_strays(&*disk).map_err(ServeError::Snapshot)?;
+    let (snapshots, loaded) = load_snapshot(&*disk)?;
+    let snapshot_index = snapshots.first().map_or(LogIndex(0), |newest| newest.index);
+    let wal_config = WalConfig { snapshot_index, ..wal_config };
+    let mut replay = Replay::new(loaded.map(|(head, state)| Recovery::from_snapshot(head, state)));
     let (writer, recovered) =
         wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
     if let Some(cut) = &recovered.cut {
@@ -384,7 +418,37 @@ fn open_log(config: &Config) -> Result<(Arc<dyn Disk>, Writer, Recovery), ServeE
         );
     }
     replay.finish();
-    Ok((disk, writer, replay.recovery))
+    let (recovery, log_bytes) = (replay.recovery, recovered.bytes);
+    Ok(Opened { disk, writer, recovery, snapshots, log_bytes })
+}
+
+/// The newest snapshot that is sound, and it and all older ones. A damaged one is passed over: the
+/// log may reach back to the one before, or to the beginning, and says so if it does not.
+fn load_snapshot(
+    disk: &dyn Disk,
+) -> Result<(Vec<SnapshotInfo>, Option<(SnapshotHead, State)>), ServeError> {
+    let mut snapshots = snapshot::list(disk).map_err(ServeError::Snapshot)?;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    while let Some(newest) = snapshots.first() {
+        let start = Instant::now();
+        match snapshot::load(disk, newest, None, threads, SessionBounds::default()) {
+            Ok(loaded) => {
+                if start.elapsed() >= PROGRESS_INTERVAL {
+                    let (keys, index) = (loaded.0.keys, newest.index);
+                    let seconds = start.elapsed().as_secs_f64();
+                    log::info!(
+                        "the snapshot is read: {keys} keys at index {index} in {seconds:.1} s"
+                    );
+                }
+                return Ok((snapshots, Some(loaded)));
+            }
+            Err(error) => {
+                log::error!("{error}; it is passed over");
+                snapshots.remove(0);
+            }
+        }
+    }
+    Ok((snapshots, None))
 }
 
 /// Feeds the core with the log, and says how far it is when that takes long.
@@ -396,9 +460,9 @@ struct Replay {
 }
 
 impl Replay {
-    fn new() -> Replay {
+    fn new(snapshot: Option<Recovery>) -> Replay {
         let now = Instant::now();
-        let recovery = Recovery::new(rand::random());
+        let recovery = snapshot.unwrap_or_else(|| Recovery::new(rand::random()));
         Replay { recovery, start: now, told: now, was_told: false }
     }
 
@@ -415,6 +479,10 @@ impl Replay {
 }
 
 impl RecoverySink for Replay {
+    fn start(&mut self, lsn: Lsn, state: &wal::LogState) {
+        RecoverySink::start(&mut self.recovery, lsn, state);
+    }
+
     fn record(
         &mut self,
         lsn: Lsn,

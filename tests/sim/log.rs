@@ -110,6 +110,11 @@ impl Log {
         }
     }
 
+    /// Snapshots cover everything up to `index`, and nobody needs it.
+    pub fn release(&mut self, index: LogIndex) {
+        self.writer.release(index);
+    }
+
     /// What the disk has no room for.
     pub fn lacking(&self) -> impl Iterator<Item = &Record> {
         let written = self.writer.written();

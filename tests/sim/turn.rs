@@ -3,10 +3,10 @@
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Answer, Asker, Fetch, Node, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
-    WriteOutcome,
+    Answer, Asker, Fetch, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
+    SnapshotFetch, WriteOutcome,
 };
-use kvorum_protocol::peer::Message;
+use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
 use crate::clients::{OpNumber, Told, Wish, key_bytes};
@@ -73,7 +73,7 @@ impl World {
             process.core.set_log_room(standing.staged, room, next);
         }
         for input in std::mem::take(&mut process.inbox) {
-            self.take_in(place, &mut process.core, &now, input)?;
+            self.take_in(place, process, &now, input)?;
         }
         let disagreement = process.core.take_disagreement();
         ensure(disagreement.is_none(), "nobody is found to have another state", || {
@@ -89,13 +89,15 @@ impl World {
         process.core.seal(&now, &mut process.out);
         said.take(&mut process.out, &self.members);
         self.deliver(place, process, said)?;
+        self.step_snapshots(place, process)?;
         if !process.backlog.is_empty() {
             self.turn_by(place, self.now + BACKLOG_RETRY);
         }
         Ok(())
     }
 
-    fn take_in(&mut self, place: Place, core: &mut Node, now: &Now, input: Input) -> Checked {
+    fn take_in(&mut self, place: Place, process: &mut Process, now: &Now, input: Input) -> Checked {
+        let core = &mut process.core;
         match input {
             Input::Message(from, message) => {
                 let received = core.receive(now, from, message);
@@ -109,6 +111,9 @@ impl World {
                 core.member_lost(now, member);
             }
             Input::Fetched(member, from, batches) => core.fetched(now, member, from, batches),
+            Input::SnapshotFetched(member, part) => core.snapshot_fetched(now, member, part),
+            Input::SnapshotKept(index, offset) => core.snapshot_kept(index, offset),
+            Input::Loaded(loaded) => self.install(place, process, now, *loaded)?,
             Input::Transfer(to) => {
                 let begun = core.transfer(now, to);
                 self.note_node(place, || format!("shall hand over to {to:?}: {begun:?}"));
@@ -142,6 +147,14 @@ impl World {
             let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
             let life = self.machines[place].life;
             self.queue.schedule(at, Event::ReadBack { place, life, fetch });
+        }
+        for fetch in said.snapshot_fetches {
+            let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
+            let life = self.machines[place].life;
+            self.queue.schedule(at, Event::ReadSnapshot { place, life, fetch });
+        }
+        for (from, chunk) in said.snapshot_parts {
+            self.keep_part(place, process, from, &chunk)?;
         }
         for (number, told) in said.late_answers {
             let is_due = process.waiting.remove(&number).is_some();
@@ -360,6 +373,8 @@ struct Said {
     records: Vec<(Lsn, Record)>,
     messages: Vec<(NodeId, Message)>,
     fetches: Vec<Fetch>,
+    snapshot_fetches: Vec<SnapshotFetch>,
+    snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// To requests that have waited.
     late_answers: Vec<(OpNumber, Told)>,
     /// To requests of this turn.
@@ -372,6 +387,8 @@ impl Said {
         self.records.append(&mut out.records);
         self.messages.append(&mut out.messages);
         self.fetches.append(&mut out.fetches);
+        self.snapshot_fetches.append(&mut out.snapshot_fetches);
+        self.snapshot_parts.append(&mut out.snapshot_parts);
         let answers = out.replies.iter().map(|reply| {
             let told = match &reply.answer {
                 Answer::Refused(refusal) => Told::Refused(*refusal),

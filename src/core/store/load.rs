@@ -1,6 +1,8 @@
 //! Filling an empty store, with several hands at once: each has some neighbouring shards for
 //! itself.
 
+use std::ops::RangeInclusive;
+
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
@@ -83,11 +85,13 @@ impl ShardLoader<'_> {
         (hash, shard_number(hash))
     }
 
-    /// Whether this loader fills that shard.
+    /// The shards that it fills.
     #[inline]
     #[must_use]
-    pub fn fills(&self, shard: u16) -> bool {
-        (self.first_shard..self.first_shard + self.shards.len()).contains(&usize::from(shard))
+    pub fn shards(&self) -> RangeInclusive<u16> {
+        let last = self.first_shard + self.shards.len() - 1;
+        let number = |shard| u16::try_from(shard).expect("there are fewer shards");
+        number(self.first_shard)..=number(last)
     }
 
     /// Puts an item into its shard; answers false, and does nothing, when the key is there.
@@ -139,7 +143,7 @@ mod tests {
         for mut loader in loaded.loaders(&[0, 1, 1000, 4095], keys.len()) {
             for (version, key) in (1..).map(LogIndex).zip(&keys) {
                 let (hash, shard) = loader.hash(key);
-                if loader.fills(shard) {
+                if loader.shards().contains(&shard) {
                     let item = EncodedItem { version, key, value: b"some value" };
                     assert!(loader.insert(hash, &item));
                     assert!(!loader.insert(hash, &item), "it is there");
