@@ -74,7 +74,8 @@ impl Incoming {
     /// The bytes are no whole snapshot of this index, with `cluster` of that cluster; or the
     /// system refuses an operation.
     pub fn finish(mut self, cluster: Option<ClusterId>) -> Result<SnapshotInfo, SnapshotError> {
-        // A file that was cut within a block is found out by its checksums, filled up or not.
+        // If less came than a whole block, and more than the zeros at its end is missing, then the
+        // checksums find it out.
         self.buffer.pad_to(BLOCK_BYTES);
         if !self.buffer.is_empty() {
             self.file.write(self.buffer.as_slice())?;
