@@ -98,8 +98,9 @@ impl Session {
         })
     }
 
-    /// All that it adds to the state hash.
-    fn digest(&self, id: LogIndex) -> Sum {
+    /// All that it adds to the state hash under its name.
+    #[must_use]
+    pub fn digest(&self, id: LogIndex) -> Sum {
         let mut sum = Sum::default();
         sum.add(digest::session(id, self));
         self.terms_of(id, self.outcomes.len()).for_each(|term| sum.add(term));

@@ -81,7 +81,7 @@ impl Living {
             members: MemberList::lone(NodeId(1), "127.0.0.1:6381").unwrap(),
             terms: vec![(LogIndex(1), Term(1)), (LogIndex(3), Term(3))],
             hash_seed: HASH_SEED,
-            state_hash: 0,
+            state_hash: self.state.hash(),
             keys: self.state.store.len() as u64,
         }
     }
