@@ -179,6 +179,7 @@ fn a_key_or_a_session_that_is_there_twice_is_refused() {
 #[test]
 fn what_came_after_the_cut_or_belongs_elsewhere_is_refused() {
     let mut living = Living::new(5, 10);
+    living.forget_sessions();
     let mut head = living.head();
     let mut items = Vec::new();
     living.state.store.begin_walk(head.end.index);
@@ -203,6 +204,27 @@ fn what_came_after_the_cut_or_belongs_elsewhere_is_refused() {
     assert_eq!(faults(write(&head, (0, 4095))), [Fault::TooNew; 2]);
     head.keys += 1;
     assert_eq!(faults(write(&head, (0, 4095)))[0], Fault::Count("keys"));
+}
+
+#[test]
+fn another_state_than_the_one_that_was_cut_is_refused() {
+    let mut living = Living::new(50, 10);
+    let disk = MemoryDisk::new();
+    let mut head = living.head();
+    head.state_hash ^= 1;
+    let mut sessions = Vec::new();
+    let count = living.state.sessions.encode(&mut sessions);
+    let mut items = Vec::new();
+    living.state.store.begin_walk(head.end.index);
+    let slice = living.state.store.walk(usize::MAX, usize::MAX, &mut items);
+    let mut writer = SnapshotWriter::create(disk.handle(), CLUSTER, &head).unwrap();
+    writer.sessions(count, &sessions).unwrap();
+    writer.items(slice.first_shard, slice.last_shard, slice.items, &items).unwrap();
+    let info = writer.finish().unwrap();
+    let verified = snapshot::verify(&disk, &name_of(&info), None);
+    for error in [load(&disk, &info, 2).map(|_| ()), verified.map(|_| ())] {
+        assert!(matches!(error, Err(SnapshotError::OtherState { .. })), "{error:?}");
+    }
 }
 
 #[test]
@@ -234,6 +256,7 @@ fn strays_larger_than_a_chunk_are_divided() {
     let disk = MemoryDisk::new();
     let mut living = Living::new(12, 0);
     (0..12).for_each(|key| living.set(key, 8 << 20));
+    living.forget_sessions();
     let (head, expected) = (living.head(), living.contents());
     living.state.store.begin_walk(head.end.index);
     (0..12).for_each(|key| living.delete(key));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum::core::log::LogEnd;
-use kvorum::core::sessions::Session;
+use kvorum::core::sessions::{Session, Sessions};
 use kvorum::core::state::State;
 use kvorum::core::store::EncodedItem;
 use kvorum::core::{SessionBounds, SnapshotHead};
@@ -66,6 +66,11 @@ impl Living {
             use kvorum::core::outcome::{Applied, Outcome};
             known.note(Outcome { version: index, applied: Applied::Written });
         }
+    }
+
+    /// No session is left.
+    pub fn forget_sessions(&mut self) {
+        self.state.sessions = Sessions::new(SessionBounds::default());
     }
 
     pub fn delete(&mut self, key: u64) {
