@@ -84,6 +84,8 @@ fn a_follower_names_the_leader_in_every_protocol() {
             id: NodeId(u16::try_from(id).unwrap()),
             leader: Some(NodeId(u16::try_from(leader).unwrap())),
             members: cluster.member_list(),
+            index: Some(LogIndex(1)),
+            cluster: Some(cluster.member_list().cluster_id()),
         };
         let everybody = everybody.to_string();
         assert_eq!(text.ask("MEMBERS"), format!("MEMBERS {everybody}"));

@@ -515,7 +515,7 @@ fn follow(log: &mut LogState, record: &Record) {
 }
 
 fn start(records: &[(Lsn, Record)]) -> Node {
-    let mut recovery = Recovery::new(1);
+    let mut recovery = Recovery::new(1).of(NodeId(1));
     for (lsn, record) in records {
         match record {
             Record::Batch(batch) => {

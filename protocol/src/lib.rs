@@ -24,7 +24,7 @@ pub use command::{Command, KeyList, Op, PairList, SessionSequence};
 pub use error::{DecodeError, ErrorCode};
 pub use limits::Limits;
 pub use members_line::MembersLine;
-pub use membership::{Member, MemberList, MembershipError, Role};
+pub use membership::{Change, ChangeError, Member, MemberList, MembershipError, Role};
 pub use request::{Read, Request};
 pub use response::{Copies, Response, ValueList, ValueListBuilder};
 pub use types::{ClusterId, LogIndex, LogTimeMs, Lsn, NodeId, Quorum, Term};

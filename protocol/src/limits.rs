@@ -45,6 +45,9 @@ pub const VOTERS_MAX: u8 = 63;
 /// The most members of a cluster, learners included.
 pub const MEMBERS_MAX: usize = 255;
 
+/// The most ids of former members that a list keeps one by one; all lower ones count as used.
+pub const RETIRED_IDS_MAX: usize = 64;
+
 /// The longest `host:port` of a member, in bytes: its length is a `u8`.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 

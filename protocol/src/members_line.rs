@@ -2,19 +2,20 @@
 //! it.
 //!
 //! ```text
-//! id=2 leader=1 member=1=a:6381/a:7381 member=2=b:6381/b:7381 learner=4=d:6381/d:7381
+//! id=2 leader=1 member=1=a:6381/a:7381 learner=4=d:6381/d:7381 index=9 cluster=0123456789abcdef
 //! ```
 //!
 //! `name=value` pairs with one space between them: `id` is the node that answers, `leader` is left
 //! out when it knows none, and there is one `member` for each voter and one `learner` for each
-//! other member, written as on the command line. Names may be added: readers pass over those that
-//! they do not know.
+//! other member, written as on the command line. `index` is where the list stands in the log: of
+//! two lists the one with the higher index is the newer one. `cluster` names the cluster, in 16
+//! hexadecimal digits. Names may be added: readers pass over those that they do not know.
 
 use std::fmt;
 
 use crate::error::DecodeError;
 use crate::membership::{Member, MemberList, Role};
-use crate::types::NodeId;
+use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// What the line says. Prints as it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,10 @@ pub struct MembersLine {
     pub leader: Option<NodeId>,
     /// Everybody, the node itself included.
     pub members: MemberList,
+    /// The index of the entry that names them; `None` from an old server.
+    pub index: Option<LogIndex>,
+    /// Which cluster it is; `None` from an old server.
+    pub cluster: Option<ClusterId>,
 }
 
 impl MembersLine {
@@ -35,11 +40,21 @@ impl MembersLine {
     /// or a second one, or members that are no [`MemberList`].
     pub fn parse(line: &str) -> Result<MembersLine, DecodeError> {
         let (mut id, mut leader, mut members) = (None, None, Vec::new());
+        let (mut index, mut cluster) = (None, None);
         for pair in line.split(' ') {
             let (name, value) = pair.split_once('=').ok_or(DecodeError::Invalid("pair"))?;
             let twice = match name {
                 "id" => id.replace(node_id(value)?).is_some(),
                 "leader" => leader.replace(node_id(value)?).is_some(),
+                "index" => {
+                    let number = value.parse().map_err(|_| DecodeError::Invalid("index"))?;
+                    index.replace(LogIndex(number)).is_some()
+                }
+                "cluster" => {
+                    let number = u64::from_str_radix(value, 16);
+                    let number = number.map_err(|_| DecodeError::Invalid("cluster"))?;
+                    cluster.replace(ClusterId(number)).is_some()
+                }
                 "member" => {
                     members.push(member(value, Role::Voter)?);
                     false
@@ -57,7 +72,7 @@ impl MembersLine {
         let id = id.ok_or(DecodeError::Invalid("line without an id"))?;
         let members =
             MemberList::new(members).map_err(|_| DecodeError::Invalid("list of members"))?;
-        Ok(MembersLine { id, leader, members })
+        Ok(MembersLine { id, leader, members, index, cluster })
     }
 }
 
@@ -85,7 +100,13 @@ impl fmt::Display for MembersLine {
             };
             write!(f, " {name}={member}")?;
         }
-        Ok(())
+        if let Some(index) = self.index {
+            write!(f, " index={index}")?;
+        }
+        match self.cluster {
+            Some(cluster) => write!(f, " cluster={:016x}", cluster.0),
+            None => Ok(()),
+        }
     }
 }
 
@@ -99,6 +120,7 @@ mod tests {
             "id=1 leader=1 member=1=127.0.0.1:6379/",
             "id=1 member=1=[::1]:6379/",
             "id=2 leader=1 member=1=a:1/a:2 member=2=b:1/b:2 learner=4=d:1/d:2",
+            "id=1 member=1=a:1/ index=7 cluster=00000000000000ff",
         ] {
             assert_eq!(MembersLine::parse(line).unwrap().to_string(), line);
         }
@@ -120,6 +142,8 @@ mod tests {
             ("member=1=a:1/", "line without an id"),
             ("id=1 id=1 member=1=a:1/", "pair that comes twice"),
             ("id=1 leader=2 leader=2 member=1=a:1/", "pair that comes twice"),
+            ("id=1 member=1=a:1/ index=x", "index"),
+            ("id=1 member=1=a:1/ cluster=g", "cluster"),
             ("id=0 member=1=a:1/", "node id"),
             ("id=1 leader=none member=1=a:1/", "node id"),
             ("id=1 member=1=a/", "member"),

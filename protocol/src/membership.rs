@@ -2,7 +2,7 @@
 //! the command line.
 //!
 //! ```text
-//! payload   u8 format (1), u16 count, then per member in ascending order of id   (little-endian)
+//! payload   u8 format, u16 count, then per member in ascending order of id       (little-endian)
 //!
 //!  0      2       3            4          5
 //! +------+-------+------------+----------+--------+------+
@@ -10,9 +10,16 @@
 //! | u16  | u8    |    u8      |    u8    |        |      |
 //! +------+-------+------------+----------+--------+------+
 //! role: 1 voter, 2 learner
+//!
+//! format 1: that is all. Format 2: behind the members, which ids must never be used again
+//!           u16 floor (all up to here that are no members), u16 count, count times u16 id
 //! ```
 //!
-//! A list has one encoding only, so two nodes that agree on the members agree on the bytes.
+//! A list has one encoding only, so two nodes that agree on the members agree on the bytes: format
+//! 1 as long as nobody was removed.
+
+mod change;
+mod retired;
 
 use std::fmt;
 
@@ -22,7 +29,11 @@ use crate::error::DecodeError;
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX, VOTERS_MAX};
 use crate::types::{ClusterId, NodeId};
 
+pub use change::{Change, ChangeError};
+pub use retired::Retired;
+
 const FORMAT: u8 = 1;
+const FORMAT_WITH_RETIRED: u8 = 2;
 const LIST_HEADER_BYTES: usize = 3;
 const MEMBER_HEADER_BYTES: usize = 5;
 const ROLE_VOTER: u8 = 1;
@@ -85,7 +96,7 @@ impl fmt::Display for Member {
 
 /// `host:port` of printable ASCII without spaces; no slash, which separates two of them. Whether
 /// the host exists is for the resolver to say.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
     text.len() <= ADDRESS_BYTES_MAX
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
@@ -99,6 +110,8 @@ fn is_address(text: &str) -> bool {
 pub enum MembershipError {
     /// Not of the form `ID=CLIENT/PEER`.
     Shape,
+    /// Not of the form `add ID=CLIENT/PEER`, `remove ID`, `promote ID` or `demote ID`.
+    Change,
     /// An id that is not a number from 1 to 65535.
     Id,
     /// A client or peer address of this member that is not `host:port`.
@@ -120,6 +133,10 @@ impl fmt::Display for MembershipError {
         match self {
             MembershipError::Shape => f.write_str(
                 "a member is written ID=CLIENT/PEER, such as 1=127.0.0.1:6381/127.0.0.1:7381",
+            ),
+            MembershipError::Change => f.write_str(
+                "a change of the members is written add ID=CLIENT/PEER, remove ID, promote ID or \
+                 demote ID",
             ),
             MembershipError::Id => f.write_str("the id of a member is a number from 1 to 65535"),
             MembershipError::Address(id) => write!(
@@ -151,6 +168,7 @@ impl std::error::Error for MembershipError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberList {
     members: Vec<Member>,
+    retired: Retired,
 }
 
 impl MemberList {
@@ -185,7 +203,7 @@ impl MemberList {
         if members.len() > 1 {
             check_peers(&members)?;
         }
-        Ok(MemberList { members })
+        Ok(MemberList { members, retired: Retired::default() })
     }
 
     /// Reads a list that fills `bytes` exactly.
@@ -195,7 +213,7 @@ impl MemberList {
     pub fn decode(bytes: &[u8]) -> Result<MemberList, DecodeError> {
         let (&[format, low, high], mut rest) =
             bytes.split_first_chunk::<LIST_HEADER_BYTES>().ok_or(DecodeError::Truncated)?;
-        if format != FORMAT {
+        if format != FORMAT && format != FORMAT_WITH_RETIRED {
             return Err(DecodeError::Invalid("member list format"));
         }
         let count = usize::from(u16::from_le_bytes([low, high]));
@@ -211,16 +229,19 @@ impl MemberList {
             }
             members.push(member);
         }
-        if !rest.is_empty() {
-            return Err(DecodeError::TrailingBytes);
-        }
-        MemberList::new(members).map_err(|_| DecodeError::Invalid("member list"))
+        let retired = match (format, rest) {
+            (FORMAT_WITH_RETIRED, rest) => Retired::decode(rest)?,
+            (_, []) => Retired::default(),
+            _ => return Err(DecodeError::TrailingBytes),
+        };
+        let list = MemberList::new(members).map_err(|_| DecodeError::Invalid("member list"))?;
+        Ok(MemberList { retired, ..list })
     }
 
     /// Appends the list in the layout above.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let count = u16::try_from(self.members.len()).expect("bounded by MEMBERS_MAX");
-        out.push(FORMAT);
+        out.push(if self.retired.is_empty() { FORMAT } else { FORMAT_WITH_RETIRED });
         out.extend_from_slice(&count.to_le_bytes());
         for member in &self.members {
             let role = match member.role {
@@ -234,6 +255,9 @@ impl MemberList {
             }
             out.extend_from_slice(member.client.as_bytes());
             out.extend_from_slice(member.peer.as_bytes());
+        }
+        if !self.retired.is_empty() {
+            self.retired.encode(out);
         }
     }
 
@@ -272,6 +296,12 @@ impl MemberList {
             .binary_search_by_key(&id.0, |member| member.id.0)
             .ok()
             .map(|i| &self.members[i])
+    }
+
+    /// Whether a node with this id was a member once and is none any more, or must pass for one.
+    #[must_use]
+    pub fn is_retired(&self, id: NodeId) -> bool {
+        self.retired.contains(id) && self.get(id).is_none()
     }
 
     /// The members that vote, in ascending order of their ids.

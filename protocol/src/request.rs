@@ -1,7 +1,7 @@
 //! What a client asks, the same for every protocol.
 
 use crate::command::{Command, KeyList};
-use crate::types::{NodeId, Quorum};
+use crate::types::{LogIndex, NodeId, Quorum};
 
 /// A request, decoded. Borrows from the buffer that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,13 @@ pub enum Request<'a> {
     Transfer {
         /// To this voter; `None`: to the one whose log is furthest.
         to: Option<NodeId>,
+    },
+    /// Asks a leader to change the members.
+    ChangeMembers {
+        /// The change in words: [`Change::parse`](crate::Change::parse) reads them.
+        change: &'a str,
+        /// Only if the list in force is the one of this index; `None`: whichever it is.
+        base: Option<LogIndex>,
     },
     /// Asks for nothing but an answer.
     Ping,

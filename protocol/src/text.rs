@@ -22,6 +22,7 @@ use std::fmt::{self, Write as _};
 use crate::command::{Command, Op, check_key};
 use crate::error::{DecodeError, ErrorCode};
 use crate::limits::Limits;
+use crate::membership::Change;
 use crate::request::{Read, Request};
 use crate::response::Response;
 use crate::types::{NodeId, Quorum};
@@ -176,6 +177,8 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Line<'a>, LineError
         parse_quorum(arguments)
     } else if is(b"TRANSFER") {
         parse_transfer(arguments)
+    } else if is(b"MEMBER") {
+        parse_change(arguments)
     } else if is(b"PING") {
         alone(arguments, "PING", Line::Request(Request::Ping))
     } else if is(b"STATUS") {
@@ -267,6 +270,16 @@ fn parse_transfer<'a>(arguments: Option<&[u8]>) -> Result<Line<'a>, LineError<'a
     Ok(Line::Request(Request::Transfer { to }))
 }
 
+fn parse_change<'a>(arguments: Option<&'a [u8]>) -> Result<Line<'a>, LineError<'a>> {
+    const USAGE: LineError<'_> =
+        LineError::Usage("MEMBER add id=client/peer, MEMBER remove|promote|demote id");
+    let change = std::str::from_utf8(arguments.ok_or(USAGE)?).map_err(|_| USAGE)?;
+    if Change::parse(change).is_err() {
+        return Err(USAGE);
+    }
+    Ok(Line::Request(Request::ChangeMembers { change, base: None }))
+}
+
 /// What a text client is told for [`Response::Ok`]: the one reply whose words depend on the
 /// request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -339,7 +352,8 @@ pub fn encode_help(out: &mut Vec<u8>) {
     put(
         out,
         &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
-            QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | PING | STATUS | MEMBERS | \
+            QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | \
+            MEMBER add id=client/peer | MEMBER remove|promote|demote id | PING | STATUS | MEMBERS | \
             HELP | QUIT"],
     );
 }

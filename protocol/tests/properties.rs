@@ -28,6 +28,7 @@ enum Owned {
     OpenSession(u32),
     Quorum(Option<Quorum>, Option<Quorum>),
     Transfer(Option<NodeId>),
+    ChangeMembers(String, Option<LogIndex>),
     Ping,
     Status,
     Members,
@@ -53,6 +54,9 @@ impl Owned {
             Owned::Exists(keys) => return Request::Read(Read::Exists(list(keys, scratch))),
             Owned::Quorum(write, read) => return Request::Quorum { write: *write, read: *read },
             Owned::Transfer(to) => return Request::Transfer { to: *to },
+            Owned::ChangeMembers(change, base) => {
+                return Request::ChangeMembers { change, base: *base };
+            }
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
             Owned::Members => return Request::Members,
@@ -109,10 +113,21 @@ fn request() -> impl Strategy<Value = Owned> {
         (1..=SESSION_WINDOW_MAX).prop_map(Owned::OpenSession),
         (level(), read_level()).prop_map(|(write, read)| Owned::Quorum(write, read)),
         proptest::option::of((1..=u16::MAX).prop_map(NodeId)).prop_map(Owned::Transfer),
+        (change(), proptest::option::of((1..u64::MAX).prop_map(LogIndex)))
+            .prop_map(|(change, base)| Owned::ChangeMembers(change, base)),
         Just(Owned::Ping),
         Just(Owned::Status),
         Just(Owned::Members),
         Just(Owned::WhoIsLeader),
+    ]
+}
+
+fn change() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (1..=u16::MAX, "[a-z.]{1,99}", any::<u16>())
+            .prop_map(|(id, host, port)| format!("add {id}={host}:{port}/{host}:{port}")),
+        (prop_oneof!["remove", "promote", "demote"], 1..=u16::MAX)
+            .prop_map(|(verb, id)| format!("{verb} {id}")),
     ]
 }
 

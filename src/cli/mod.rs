@@ -5,6 +5,7 @@
 
 mod client;
 mod demo;
+mod member;
 mod prompt;
 mod serve;
 mod servers;
@@ -65,6 +66,9 @@ enum Command {
     ///
     /// Exit code 1 when a node did not answer; its role is then given as `silent`.
     Status(status::StatusFlags),
+    /// Show, add and remove members, one at a time, while the cluster works
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Hand leadership over, and wait until it has moved
     ///
     /// Exit code 1 when it has not moved within --timeout-ms.
@@ -255,6 +259,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Set(flags)) => client::set(&flags),
         Some(Command::Delete(flags)) => client::delete(&flags),
         Some(Command::Status(flags)) => status::run(&flags),
+        Some(Command::Member(command)) => member::run(&command),
         Some(Command::Transfer(flags)) => transfer::run(&flags),
         Some(Command::Cli(flags)) => prompt::run(&flags),
         Some(Command::Demo) => demo::run(),

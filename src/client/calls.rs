@@ -169,6 +169,8 @@ impl Calls<'_> {
         let kind = match request {
             // Without a name, the next leader would hand the office on.
             Request::Transfer { to } => Kind::Write { may_repeat: to.is_some() },
+            // The second time it would be another change, or none that makes sense any more.
+            Request::ChangeMembers { .. } => Kind::Write { may_repeat: false },
             _ => Kind::Read(ReadFrom::Random),
         };
         self.once(kind, RequestHead::default(), request)

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvorum_protocol::{LogIndex, MembersLine, NodeId, Request};
+use kvorum_protocol::{Change, LogIndex, MembersLine, NodeId, Request};
 
 use super::calls::{Calls, Deleted, Versioned, wrong_answer};
 use super::cluster::Cluster;
@@ -12,7 +12,7 @@ use super::error::{Cause, Error, ErrorKind};
 use super::options::{CallOptions, Options};
 use super::pipeline::{Pipeline, PipelineOptions};
 use super::reply::Reply;
-use super::route::NODES_MAX;
+use super::route::{NODES_MAX, Router};
 
 /// A program's handle on a cluster. Clones share everything, and any number of threads may use one
 /// at the same time.
@@ -208,6 +208,28 @@ impl Client {
                 Ok(leader)
             }
             _ => Err(wrong_answer(ErrorKind::NotApplied)),
+        }
+    }
+
+    /// Changes the members, and waits until that is committed. `base` is the
+    /// [index](MembersLine::index) of the list that the change was made for, if it must be that
+    /// one. Answers the index of the new list.
+    ///
+    /// # Errors
+    /// The leader refuses, and nothing has changed; or the outcome is open: look at
+    /// [`members`](Client::members) then.
+    pub fn change_members(
+        &self,
+        change: &Change,
+        base: Option<LogIndex>,
+    ) -> Result<LogIndex, Error> {
+        let words = change.to_string();
+        match self.calls().other(&Request::ChangeMembers { change: &words, base })? {
+            Reply::Written { version } => {
+                self.cluster.with_router(Router::forget_members);
+                Ok(version)
+            }
+            _ => Err(wrong_answer(ErrorKind::OutcomeUnknown)),
         }
     }
 

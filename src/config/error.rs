@@ -104,6 +104,8 @@ pub enum Conflict {
     },
     /// There are learners, but nobody for them to learn from.
     LearnersWithoutVoters,
+    /// A node that joins a cluster is told by that who its members are.
+    JoinWithMembers,
     /// A quorum asks for more voters than there are.
     QuorumTooLarge {
         /// Its name in the file.
@@ -154,6 +156,10 @@ impl fmt::Display for Conflict {
             Conflict::LearnersWithoutVoters => {
                 f.write_str("learners need the voters too: give the same --member list as theirs")
             }
+            Conflict::JoinWithMembers => f.write_str(
+                "the cluster tells a node that joins it who is a member: leave --member and \
+                 --learner out",
+            ),
             Conflict::QuorumTooLarge { key, quorum, voters } => write!(
                 f,
                 "{key} {quorum} is more than the {voters} {} there {}",

@@ -47,6 +47,10 @@ pub struct ServeFlags {
     #[arg(long, value_name = "ID=CLIENT/PEER")]
     pub learner: Vec<String>,
 
+    /// Join a cluster that runs: some of its servers; `kvorum member add` names this node to it
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub join: Vec<String>,
+
     /// File with what the nodes of the cluster prove to each other; without it peers are served
     /// on loopback only
     #[arg(long, value_name = "FILE")]
@@ -111,7 +115,7 @@ pub struct ServeFlags {
 
 impl ServeFlags {
     /// Each setting by its name in the file, with the words that were typed for it.
-    fn words(&self) -> [(&'static str, &[String]); 20] {
+    fn words(&self) -> [(&'static str, &[String]); 21] {
         [
             ("id", self.id.as_slice()),
             ("data", self.data.as_slice()),
@@ -119,6 +123,7 @@ impl ServeFlags {
             ("peer_listen", self.peer_listen.as_slice()),
             ("member", &self.member),
             ("learner", &self.learner),
+            ("join", &self.join),
             ("cluster_secret_file", self.cluster_secret_file.as_slice()),
             ("trace_peers", self.trace_peers.as_slice()),
             ("write_quorum", self.write_quorum.as_slice()),

@@ -53,6 +53,9 @@ pub struct Config {
     /// The members of the first boot, this node among them; `None` for a cluster of one, which is
     /// this node. Later boots use what the log says.
     pub members: Option<MemberList>,
+    /// Servers of the cluster that this node joins when its directory is empty; none: it begins
+    /// one.
+    pub join: Vec<String>,
     /// W, unless a request or a connection says otherwise.
     pub write_quorum: Quorum,
     /// R, unless a request or a connection says otherwise; never [`Quorum::All`].
@@ -127,6 +130,9 @@ impl Config {
                 .get("trace_peers")
                 .map_or(Ok(false), |given| given.parse(value::boolean))?,
             members,
+            join: low
+                .get("join")
+                .map_or(Ok(Vec::new()), |given| given.parse_all(value::address))?,
             write_quorum: low
                 .get("write_quorum")
                 .map_or(Ok(Quorum::Majority), |given| given.parse(value::write_quorum))?,
@@ -187,6 +193,9 @@ impl Config {
         if !listen.ends_with(":0") && self.peer_listen.as_deref() == Some(listen) {
             let origin = low.origin(&["peer_listen", "listen"]);
             return Err(Conflict::SameListen { address: listen.to_owned() }.at(origin));
+        }
+        if self.members.is_some() && !self.join.is_empty() {
+            return Err(Conflict::JoinWithMembers.at(low.origin(&["join"])));
         }
         if let Some(peer_listen) = &self.peer_listen
             && self.members.as_ref().is_some_and(|members| members.members().len() > 1)

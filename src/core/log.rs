@@ -240,6 +240,11 @@ impl Log {
 
     // Progress
 
+    /// Of what is applied, so many bytes stay in memory from now on.
+    pub fn set_kept_bytes_max(&mut self, bytes: usize) {
+        self.kept_bytes_max = bytes;
+    }
+
     /// Every record up to `upto` survives a power cut.
     pub fn mark_durable(&mut self, upto: Lsn) {
         assert!(upto < self.next_lsn, "durable {upto}, but only {} was given out", self.next_lsn);

@@ -30,6 +30,9 @@
 //! `node/audit.rs` compares the hash of the state ([`digest`]) with that of the other members
 //! ([`audit`]).
 //!
+//! # Members
+//! `node/membership.rs` changes them; `membership` holds the list in force: the last in the log.
+//!
 //! # The turn
 //! The shell tells what has become durable and what other members say, calls `tick` and `poll`,
 //! then `write` and `read` for everything that came in, then `poll` again in a cluster and `seal`,
@@ -43,6 +46,7 @@ mod following;
 mod foretell;
 pub mod log;
 mod lookup;
+mod membership;
 pub mod node;
 pub mod outcome;
 pub mod output;
@@ -66,8 +70,8 @@ mod writes;
 
 pub use audit::Disagreement;
 pub use node::{
-    Asker, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError,
-    Violation, WriteOutcome,
+    Asker, ChangeRefusal, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome,
+    TransferError, Violation, WriteOutcome,
 };
 pub use output::{
     Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch, SnapshotPart,

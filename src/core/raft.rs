@@ -180,6 +180,18 @@ impl Raft {
         self.vote_lsn = vote_lsn;
     }
 
+    /// Other voters are in force. A leader stays one; whether it may, the caller decides.
+    ///
+    /// # Panics
+    /// When it stands for election: only a follower's log, or a leader's, changes.
+    pub fn set_voters(&mut self, voters: Vec<NodeId>) {
+        assert!(!matches!(self.role, Role::PreCandidate | Role::Candidate), "a log at rest");
+        self.voters = voters;
+        if !self.is_leader() {
+            self.role = self.idle_role();
+        }
+    }
+
     /// The current term.
     #[must_use]
     pub fn term(&self) -> Term {
@@ -267,6 +279,21 @@ mod tests {
         raft.grant(NodeId(3));
         raft.lose(NodeId(3));
         assert!(raft.is_granted() && !raft.is_refused(), "its vote was given");
+    }
+
+    #[test]
+    fn a_role_follows_the_list() {
+        let mut raft = Raft::new(NodeId(3), voters(2), Term(0), None);
+        assert_eq!(raft.role(), Role::Learner);
+        raft.set_voters(voters(3));
+        assert_eq!(raft.role(), Role::Follower);
+        raft.become_candidate(Lsn(1));
+        raft.grant(NodeId(1));
+        raft.become_leader(LogIndex(1));
+        raft.set_voters(voters(2));
+        assert!(raft.is_leader() && !raft.is_voter());
+        raft.become_follower(None);
+        assert_eq!(raft.role(), Role::Learner);
     }
 
     #[test]

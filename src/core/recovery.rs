@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use kvorum_protocol::{
-    Batch, BatchHeader, DecodeError, LogIndex, Lsn, MemberList, NodeId, Op, Term, batch,
+    Batch, BatchHeader, DecodeError, LogIndex, Lsn, Member, MemberList, NodeId, Op, Term, batch,
 };
 
 use super::apply::{apply, for_each_entry};
@@ -19,8 +19,8 @@ use super::terms::Terms;
 /// each other: the log has checked that.
 ///
 /// In a cluster only what is known to be committed is applied: another leader may still replace
-/// the rest, which stays in memory until Raft decides. A node that is alone is the majority:
-/// whatever stands in its log is decided, and applied as it is read.
+/// the rest, which stays in memory until Raft decides. A node that has always been alone is the
+/// majority: whatever stands in its log is decided, and applied as it is read.
 ///
 /// With a snapshot, the log may begin anywhere before the snapshot's end, or not reach it at all:
 /// then it is void, and goes on behind the snapshot (`Record::Install`). As long as the batch that
@@ -30,8 +30,13 @@ pub struct Recovery {
     pub(super) log: LogStart,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    /// The last list in the log.
-    pub(super) members: Option<MemberList>,
+    /// Whose log it is.
+    own: Option<NodeId>,
+    /// The lists in the log by the index of their entries: the last one that is known to be
+    /// committed, and all behind it.
+    pub(super) lists: Vec<(LogIndex, MemberList)>,
+    /// No list so far has named anybody but this node.
+    was_always_alone: bool,
     /// Where the snapshot ends; index 0 without one.
     base: LogEnd,
     /// The log, as far as it was read, goes through `base`.
@@ -83,7 +88,9 @@ impl Recovery {
             log: LogStart::default(),
             term: Term(0),
             voted_for: None,
-            members: None,
+            own: None,
+            lists: Vec::new(),
+            was_always_alone: true,
             base: LogEnd::default(),
             reached: true,
             commit_hint: LogIndex(0),
@@ -92,10 +99,18 @@ impl Recovery {
         }
     }
 
+    /// The same, told whose log it is: only then it can find that nobody else has a say.
+    #[must_use]
+    pub fn of(self, own: NodeId) -> Recovery {
+        let is_own = |(_, list): &(LogIndex, MemberList)| is_alone_in(list, own);
+        let was_always_alone = self.lists.iter().all(is_own);
+        Recovery { own: Some(own), was_always_alone, ..self }
+    }
+
     /// The state of a snapshot, with nothing of the log read yet.
     #[must_use]
     pub fn from_snapshot(head: SnapshotHead, state: State) -> Recovery {
-        let SnapshotHead { end, members, terms, .. } = head;
+        let SnapshotHead { end, members, members_index, terms, .. } = head;
         Recovery {
             state,
             log: LogStart {
@@ -105,7 +120,9 @@ impl Recovery {
             },
             term: Term(0),
             voted_for: None,
-            members: Some(members),
+            own: None,
+            lists: vec![(members_index, members)],
+            was_always_alone: false,
             base: end,
             reached: false,
             commit_hint: LogIndex(0),
@@ -174,8 +191,9 @@ impl Recovery {
         }
         for (_, command) in batch::entries(header.first_index, bytes) {
             if let Op::Membership(members) = command.op {
-                let members = MemberList::decode(members).map_err(ReplayError::Members)?;
-                self.members = Some(members);
+                let list = MemberList::decode(members).map_err(ReplayError::Members)?;
+                self.was_always_alone &= self.own.is_some_and(|own| is_alone_in(&list, own));
+                self.lists.push((header.first_index, list));
             }
         }
         Ok(())
@@ -186,7 +204,7 @@ impl Recovery {
         if self.applies_all {
             return true;
         }
-        self.members.as_ref().is_some_and(|members| members.members().len() == 1)
+        self.was_always_alone && !self.lists.is_empty()
     }
 
     fn is_decided(&self, header: &BatchHeader) -> bool {
@@ -207,6 +225,8 @@ impl Recovery {
             },
         );
         self.log.committed = LogEnd::of(header);
+        let decided = self.lists.partition_point(|(index, _)| *index <= header.last_index());
+        self.lists.drain(..decided.saturating_sub(1));
     }
 
     /// The record at `lsn` is a term and a vote.
@@ -235,6 +255,7 @@ impl Recovery {
         self.log.end = end;
         self.log.terms.truncate(end.index);
         self.log.last_lsn = lsn;
+        self.lists.retain(|(index, _)| *index <= end.index);
         Ok(())
     }
 
@@ -251,6 +272,7 @@ impl Recovery {
         }
         self.log.last_lsn = lsn;
         self.log.undecided.clear();
+        self.lists.truncate(1);
         self.log.floor = end.index;
         self.log.terms.truncate(self.base.index);
         self.goes_on_behind(end);
@@ -297,11 +319,25 @@ impl Recovery {
         self.state.store.len()
     }
 
+    /// What a list in the log says of a member that the last one leaves out, as long as that is
+    /// not known to be committed.
+    #[must_use]
+    pub fn earlier_member(&self, id: NodeId) -> Option<&Member> {
+        let (last, earlier) = self.lists.split_last()?;
+        let is_open = last.0 > self.log.committed.index;
+        earlier.iter().rev().find_map(|(_, list)| list.get(id)).filter(|_| is_open)
+    }
+
     /// The last member list in the log; `None` on first boot.
     #[must_use]
     pub fn members(&self) -> Option<&MemberList> {
-        self.members.as_ref()
+        self.lists.last().map(|(_, list)| list)
     }
+}
+
+/// Whether the list names this node and nobody else.
+fn is_alone_in(list: &MemberList, own: NodeId) -> bool {
+    list.members().len() == 1 && list.members()[0].id == own
 }
 
 #[cfg(test)]
@@ -334,15 +370,13 @@ mod tests {
         let head = SnapshotHead {
             end: recovery.log.committed,
             members: MemberList::lone(NodeId(1), "a:1").unwrap(),
+            members_index: LogIndex(1),
             terms: recovery.log.terms.between(LogIndex(1), LogIndex(covered as u64 + 1)),
             hash_seed: 1,
             state_hash: 0,
             keys: 1,
         };
-        let mut recovery = Recovery::from_snapshot(head, recovery.state);
-        // Of several voters, so that nothing counts as decided before it is known to be.
-        recovery.members = None;
-        recovery
+        Recovery::from_snapshot(head, recovery.state)
     }
 
     fn end_of(batch: &Batch) -> LogEnd {

@@ -43,6 +43,11 @@ impl Room {
         batch_bytes as u64 + RECORD_OVERHEAD_BYTES <= self.bytes
     }
 
+    /// Whether two batches of so many bytes are.
+    pub fn holds_both(&self, one_bytes: usize, other_bytes: usize) -> bool {
+        (one_bytes + other_bytes) as u64 + 2 * RECORD_OVERHEAD_BYTES <= self.bytes
+    }
+
     /// The same for a batch of another node, which can not be made smaller. One that is too large
     /// even for an empty log with its next segment would never find more room: it gets a segment
     /// of its own.

@@ -15,13 +15,23 @@ use super::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use super::pending::LOOK_INTERVAL;
 use super::time::Instant;
 
-/// What confirms a read: so many voters, this one included, in this round or a later one.
+/// What confirms a read: so many voters, in this round or a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The round.
     pub round: u64,
     /// How many voters.
-    pub voters: usize,
+    pub voters: Needed,
+}
+
+/// How many voters have to confirm something, the leader included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// A majority of those that are voters by then: one of an earlier list could miss that others
+    /// have elected another leader.
+    Majority,
+    /// This many.
+    Count(usize),
 }
 
 /// A follower that wants to know what to wait for.
@@ -62,7 +72,7 @@ pub struct Rounds {
 
 impl Rounds {
     /// The condition of a read that comes now: no round that has begun already is good enough.
-    pub fn condition(&self, voters: usize) -> Condition {
+    pub fn condition(&self, voters: Needed) -> Condition {
         Condition { round: self.begun + 1, voters }
     }
 

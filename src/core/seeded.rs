@@ -80,11 +80,23 @@ pub enum Bug {
     DeleteSkipped,
     /// One node stores values with the version of another entry.
     VersionOff,
+    /// The members are changed before the last change of them is committed.
+    TwoChangesInFlight,
+    /// A leader changes the members before it has committed an entry of its own term.
+    ChangeBeforeOwnTerm,
+    /// A member list counts only when it is committed.
+    ListInForceAtCommit,
+    /// A list stays in force though its entry was taken back.
+    TruncatedListStays,
+    /// A learner is promoted that lacks most of the log.
+    PromotesBlank,
+    /// A leader that is no voter any more counts itself.
+    RemovedLeaderCounts,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 35] = [
+    pub const ALL: [Bug; 41] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -120,6 +132,12 @@ impl Bug {
         Bug::SessionAnswersBeforeCommit,
         Bug::DeleteSkipped,
         Bug::VersionOff,
+        Bug::TwoChangesInFlight,
+        Bug::ChangeBeforeOwnTerm,
+        Bug::ListInForceAtCommit,
+        Bug::TruncatedListStays,
+        Bug::PromotesBlank,
+        Bug::RemovedLeaderCounts,
     ];
 
     /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.

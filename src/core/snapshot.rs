@@ -2,11 +2,11 @@
 //! beside keys and sessions to go on from there.
 //!
 //! ```text
-//!  0           8          16         24        28      32          40           48     56
-//! +-----------+----------+----------+---------+-------+-----------+------------+------+
-//! | end.index | end.term | end.time | end.crc | terms | hash_seed | state_hash | keys |
-//! |    u64    |   u64    |   u64    |   u32   |  u32  |    u64    |    u64     | u64  |
-//! +-----------+----------+----------+---------+-------+-----------+------------+------+
+//!  0           8          16         24        28      32          40           48     56              64
+//! +-----------+----------+----------+---------+-------+-----------+------------+------+---------------+
+//! | end.index | end.term | end.time | end.crc | terms | hash_seed | state_hash | keys | members_index |
+//! |    u64    |   u64    |   u64    |   u32   |  u32  |    u64    |    u64     | u64  |      u64      |
+//! +-----------+----------+----------+---------+-------+-----------+------------+------+---------------+
 //! behind it  per term: first index u64, term u64; then the member list, to the end
 //! ```
 //!
@@ -18,7 +18,7 @@ use super::log::LogEnd;
 use super::store::VERSION_END;
 use super::terms::Terms;
 
-const FIXED_BYTES: usize = 56;
+const FIXED_BYTES: usize = 64;
 const TERM_BYTES: usize = 16;
 
 /// The state of a node at one log index, without its keys and sessions.
@@ -28,6 +28,8 @@ pub struct SnapshotHead {
     pub end: LogEnd,
     /// The members in force at the cut.
     pub members: MemberList,
+    /// The index of the entry that names them; 0 when none does, as at the first boot of a copy.
+    pub members_index: LogIndex,
     /// The first entry of each term up to the cut, as [`Terms`] holds them.
     pub terms: Vec<(LogIndex, Term)>,
     /// What keyed the hashing of the store. Who loads the keys keeps it, because they stand in the
@@ -48,7 +50,7 @@ impl SnapshotHead {
         }
         out.extend_from_slice(&self.end.crc.to_le_bytes());
         out.extend_from_slice(&terms.to_le_bytes());
-        for number in [self.hash_seed, self.state_hash, self.keys] {
+        for number in [self.hash_seed, self.state_hash, self.keys, self.members_index.0] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for (first, term) in &self.terms {
@@ -82,7 +84,11 @@ impl SnapshotHead {
             hash_seed: u64_at(fixed, 32),
             state_hash: u64_at(fixed, 40),
             keys: u64_at(fixed, 48),
+            members_index: LogIndex(u64_at(fixed, 56)),
         };
+        if head.members_index > end.index {
+            return Err(DecodeError::Invalid("index of the member list"));
+        }
         if end.index >= VERSION_END {
             return Err(DecodeError::Invalid("index of the cut"));
         }
@@ -113,6 +119,7 @@ mod tests {
         SnapshotHead {
             end: LogEnd { index: LogIndex(9), term: Term(4), crc: 7, time: LogTimeMs(1000) },
             members: MemberList::lone(NodeId(3), "a:1").unwrap(),
+            members_index: LogIndex(1),
             terms: vec![(LogIndex(1), Term(1)), (LogIndex(8), Term(4))],
             hash_seed: 11,
             state_hash: 12,

@@ -12,6 +12,9 @@ use super::output::{Answer, ReplyTo};
 use super::pending::Look;
 use super::time::Instant;
 
+/// W of a write that waits for all voters, however many they are by then.
+pub const ALL_VOTERS: usize = usize::MAX;
+
 /// A write that waits.
 #[derive(Debug)]
 struct PendingWrite {
@@ -55,7 +58,13 @@ impl PendingWrites {
         }
     }
 
-    /// The write at `index` waits for `voters` durable copies.
+    /// Another number of voters commits from now on. What a commit answers stays so.
+    pub fn set_majority(&mut self, majority: usize) {
+        self.majority = majority;
+    }
+
+    /// The write at `index` waits for `voters` durable copies, or for those of
+    /// [all](ALL_VOTERS).
     #[inline]
     pub fn push(&mut self, index: LogIndex, voters: usize, to: ReplyTo, deadline: Instant) {
         self.look.note(deadline);

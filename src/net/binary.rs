@@ -5,7 +5,7 @@ use std::time::Duration;
 use kvorum_protocol::binary::{
     CONNECTION_ID, FrameError, RequestFrame, RequestHead, decode_request, encode_response,
 };
-use kvorum_protocol::{Read, Request, Response};
+use kvorum_protocol::{Change, Read, Request, Response};
 
 use super::session::{Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
 use super::status;
@@ -116,6 +116,16 @@ impl BinarySession {
                     }
                 }
             }
+            Ok(Request::ChangeMembers { change, base }) => {
+                let change = Change::parse(change).expect("the frame was read so");
+                let timeout = timeout_of(head);
+                match session.change_members(turn, head.id, &change, *base, timeout) {
+                    Ok(()) => self.waiting += 1,
+                    Err(refusal) => {
+                        encode_response(out, head.id, &status::no_change(turn, &refusal));
+                    }
+                }
+            }
             Ok(request) => answer_other(session, turn, head.id, request, out),
             Err(error) => {
                 let message = error.to_string();
@@ -164,7 +174,9 @@ fn answer_other(
         Request::Status => status::status(turn),
         Request::Members => status::members(turn),
         Request::Ping => Response::Ok,
-        Request::Read(_) | Request::Write(_) => unreachable!("the core answers these"),
+        Request::Read(_) | Request::Write(_) | Request::ChangeMembers { .. } => {
+            unreachable!("the core answers these")
+        }
     };
     encode_response(out, id, &response);
 }

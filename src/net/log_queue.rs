@@ -48,9 +48,8 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// Nothing waits behind `recovered`, which is durable. `has_readers`: other members wait for
-    /// the batches, too.
-    pub fn new(thread: LogThread, recovered: LogState, has_readers: bool) -> LogQueue {
+    /// Nothing waits behind `recovered`, which is durable.
+    pub fn new(thread: LogThread, recovered: LogState) -> LogQueue {
         LogQueue {
             thread,
             waiting: Vec::new(),
@@ -58,7 +57,7 @@ impl LogQueue {
             sealed_at: Instant::default(),
             states: VecDeque::new(),
             newest: recovered,
-            has_readers,
+            has_readers: false,
         }
     }
 
@@ -109,6 +108,11 @@ impl LogQueue {
         }
         self.thread.submit(std::mem::take(&mut self.waiting), committed);
         true
+    }
+
+    /// Whether other members wait for the batches, too.
+    pub fn set_readers(&mut self, has_readers: bool) {
+        self.has_readers = has_readers;
     }
 
     /// Everything up to `durable` survives a power cut; answers how the log ends there, if that is

@@ -9,11 +9,14 @@
 mod binary;
 mod clock;
 mod connection;
+mod data;
 mod facts;
+mod join;
 mod listener;
 mod log_queue;
 mod log_reader;
 mod log_thread;
+mod members;
 mod outbox;
 mod peer;
 mod reactor;
@@ -28,5 +31,6 @@ mod snapshots;
 mod status;
 mod text;
 
+pub use join::AskMembers;
 pub use log_reader::{Fetched, LogReader};
 pub use serve::{ServeError, serve};

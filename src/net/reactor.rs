@@ -19,8 +19,8 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvorum_protocol::LogIndex;
-use kvorum_protocol::peer::Refusal;
+use kvorum_protocol::peer::{Reason, Refusal};
+use kvorum_protocol::{LogIndex, Member};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -72,6 +72,8 @@ pub enum Fatal {
     Forgot(Refusal),
     /// The state of this node is not that of the majority.
     Outvoted(Disagreement),
+    /// The cluster has removed this node.
+    Removed,
     /// The poll itself failed.
     Poll(io::Error),
     /// The disk did not take the last writes in this time, and the process was asked to stop.
@@ -117,6 +119,10 @@ pub struct Reactor {
     reads_seen: u64,
     read_at: Option<Instant>,
     stopping: bool,
+    /// See [`Node::members_version`], at the last look.
+    members_version: u64,
+    /// The cluster has removed this node.
+    is_removed: bool,
 }
 
 impl Reactor {
@@ -141,7 +147,7 @@ impl Reactor {
         poll.registry().register(&mut source, SIGNALS, Interest::READABLE)?;
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
         let recovered = LogState { term: node.status().term, last: node.status().durable };
-        let log = LogQueue::new(log, recovered, peers.is_some());
+        let log = LogQueue::new(log, recovered);
         let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
@@ -176,6 +182,8 @@ impl Reactor {
             reads_seen: 0,
             read_at: None,
             stopping: false,
+            members_version: 0,
+            is_removed: false,
         })
     }
 
@@ -188,13 +196,21 @@ impl Reactor {
     pub fn run_until_ready(&mut self) -> Result<bool, Fatal> {
         let mut events = Events::with_capacity(16);
         let has_members = |node: &Node| node.status().durable > LogIndex(0);
-        while !(self.node.is_ready() || self.peers.is_some() && has_members(&self.node)) {
-            if self.stopping {
+        while !(self.node.is_ready() || !self.node.is_alone() && has_members(&self.node)) {
+            if self.stopping || self.is_removed() {
                 return Ok(false);
             }
             self.turn(&mut events)?;
         }
         Ok(true)
+    }
+
+    /// A lone node says in the log where others find it.
+    pub fn move_lone(&mut self, own: &Member) {
+        let now = self.clock.now();
+        if self.node.move_lone(&now, &own.client, &own.peer) {
+            log::info!("from now on others can join this node at {}", own.peer);
+        }
     }
 
     /// Serves until a signal says stop; then everything admitted is durable and answered.
@@ -203,10 +219,22 @@ impl Reactor {
     /// What makes the process stop.
     pub fn run(&mut self) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(1024);
-        while !self.stopping {
+        while !self.stopping && !self.is_removed() {
             self.turn(&mut events)?;
         }
-        self.finish(&mut events)
+        let is_removed = self.is_removed();
+        self.finish(&mut events)?;
+        if is_removed { Err(Fatal::Removed) } else { Ok(()) }
+    }
+
+    /// Whether the cluster goes on without this node, and does not need it for that.
+    fn is_removed(&mut self) -> bool {
+        let version = self.node.members_version();
+        if version != self.members_version {
+            self.members_version = version;
+            self.is_removed |= self.node.is_removed();
+        }
+        self.is_removed && !self.node.leads()
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), Fatal> {
@@ -228,13 +256,13 @@ impl Reactor {
         self.retry_backlog(&now);
         self.accept(&now);
         self.serve_queue(&now);
-        if self.peers.is_some() {
+        if !self.node.is_alone() {
             // What reads ask the other members leaves in their own turn.
             self.speak(&now);
         }
         let submitted = self.submit(&now);
         self.flush_peers(&now);
-        let waits_for_others = self.peers.is_some() && self.node.leads();
+        let waits_for_others = !self.node.is_alone() && self.node.leads();
         if submitted && self.queue.is_empty() && !waits_for_others && !self.reads_come(&now) {
             let news = self.log.wait_for_news(DISK_WAIT).map_err(Fatal::Log)?;
             if news.is_some() {
@@ -357,8 +385,13 @@ impl Reactor {
         }
         let Some(peers) = &mut self.peers else { return Ok(()) };
         peers.receive(now, &mut self.node);
-        if let Some(refusal) = peers.take_forgot() {
-            return Err(Fatal::Forgot(refusal));
+        match peers.take_verdict() {
+            Some(refusal) if refusal.reason == Reason::Removed => {
+                log::info!("{refusal}");
+                self.is_removed = true;
+            }
+            Some(refusal) => return Err(Fatal::Forgot(refusal)),
+            None => {}
         }
         match self.node.take_disagreement() {
             Some(outvoted @ Disagreement::Outvoted { .. }) => Err(Fatal::Outvoted(outvoted)),
@@ -405,6 +438,7 @@ impl Reactor {
     /// Seals the turn, unless its batch should still grow, and hands the records to the log thread,
     /// unless it is busy. Answers whether it did.
     fn submit(&mut self, now: &Now) -> bool {
+        self.log.set_readers(!self.node.is_alone());
         if self.node.has_records() && self.log.wants_records(now.monotonic) {
             self.node.seal(now, &mut self.out);
             self.log.note_sealed(now.monotonic);

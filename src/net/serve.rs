@@ -2,34 +2,35 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kvorum_protocol::limits::BATCH_BYTES_SOFT;
 use kvorum_protocol::peer::Refusal;
-use kvorum_protocol::{ClusterId, LogIndex, Lsn, Member, MemberList, NodeId, Role};
+use kvorum_protocol::{Member, MemberList, NodeId};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::data::{self, Data};
+use super::join::{self, AskMembers};
 use super::listener::Listener;
 use super::log_queue::LogState;
+use super::members::{self, Start, list};
 use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
 use super::snapshots::{SnapshotsConfig, Trigger};
-use crate::config::{Config, ConfigError, LISTEN_DEFAULT};
-use crate::core::snapshot::SnapshotHead;
-use crate::core::state::State;
-use crate::core::{Disagreement, Node, NodeConfig, Recovery, ReplayError, SessionBounds};
-use crate::disk::{Disk, DiskError, FileDisk};
-use crate::snapshot::{self, SnapshotError, SnapshotInfo};
-use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
+use crate::config::{Config, ConfigError};
+use crate::core::{Disagreement, Node, NodeConfig, Recovery};
+use crate::disk::{Disk, DiskError, FileDisk, advice};
+use crate::snapshot::SnapshotError;
+use crate::wal::{self, WalError};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// A cluster may grow while it runs: at least so many other members find descriptors.
+const OTHERS_EXPECTED: usize = 8;
 
 // Connections that are being refused must leave enough for the log to open its next segment.
 const _: () = assert!(SURPLUS_MAX as u64 + 32 <= DESCRIPTORS_RESERVED);
@@ -39,9 +40,6 @@ const DIRECT_IO: bool = true;
 
 /// Nothing is lost on a connection that stands, so there is no hurry.
 const RESEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Recovery that takes longer says how far it is, this often.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the server could not start, or had to stop.
 #[derive(Debug)]
@@ -81,6 +79,8 @@ pub enum ServeError {
     Forgot {
         /// The data directory.
         directory: PathBuf,
+        /// This node.
+        id: NodeId,
         /// What another member says.
         refusal: Refusal,
     },
@@ -91,12 +91,26 @@ pub enum ServeError {
         /// Where, and both hashes.
         disagreement: Disagreement,
     },
+    /// This node was removed from its cluster.
+    Removed {
+        /// The data directory.
+        directory: PathBuf,
+        /// This node.
+        id: NodeId,
+    },
     /// The cluster secret can not be used.
     Secret(SecretError),
     /// Whoever reaches the peer port could take the cluster over.
     OpenPeerPort {
         /// The address.
         address: String,
+    },
+    /// The note of whom to join can not be read or written.
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
     },
     /// The process was asked to stop, and the disk did not take the last writes.
     LogStuck {
@@ -128,6 +142,12 @@ impl fmt::Display for ServeError {
                  another --data",
                 directory.display()
             ),
+            ServeError::Removed { directory, id } => write!(
+                f,
+                "{}: node {id} was removed from its cluster: it has nothing to serve any more; to \
+                 come back it needs an empty --data and a new --id (kvorum member add)",
+                directory.display()
+            ),
             ServeError::OtherCluster { directory, found } => {
                 write!(f, "{}: it belongs to another cluster", directory.display())?;
                 if let Some(found) = found {
@@ -136,10 +156,10 @@ impl fmt::Display for ServeError {
                 write!(f, ": start with another --data, or with the --member flags of that cluster")
             }
             ServeError::Known(error) => error.fmt(f),
-            ServeError::Forgot { directory, refusal } => write!(
+            ServeError::Forgot { directory, id, refusal } => write!(
                 f,
                 "{}: {refusal}: bring back the newest directory that this node had, or replace \
-                 the node by one with a new id",
+                 the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
             ServeError::Outvoted { directory, disagreement } => write!(
@@ -154,6 +174,9 @@ impl fmt::Display for ServeError {
                 "peers are not served on {address}, where other machines can reach them, without \
                  a secret: give all nodes the same --cluster-secret-file"
             ),
+            ServeError::Note { path, source } => {
+                write!(f, "{}: can not use it: {source}: {}", path.display(), advice(source))
+            }
             ServeError::LogStuck { patience } => write!(
                 f,
                 "stopped before the log took the last writes: the disk did not answer for \
@@ -167,16 +190,19 @@ impl fmt::Display for ServeError {
 impl std::error::Error for ServeError {}
 
 impl ServeError {
-    fn new(fatal: Fatal, directory: &Path) -> ServeError {
+    /// The note of whom to join.
+    fn note(disk: &dyn Disk, source: io::Error) -> ServeError {
+        ServeError::Note { path: disk.path(join::NAME), source }
+    }
+
+    fn new(fatal: Fatal, id: NodeId, directory: &Path) -> ServeError {
+        let directory = directory.to_owned();
         match fatal {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
-            Fatal::Forgot(refusal) => {
-                ServeError::Forgot { directory: directory.to_owned(), refusal }
-            }
-            Fatal::Outvoted(disagreement) => {
-                ServeError::Outvoted { directory: directory.to_owned(), disagreement }
-            }
+            Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
+            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, disagreement },
+            Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
     }
@@ -186,19 +212,50 @@ impl ServeError {
 ///
 /// # Errors
 /// One line for a person: what could not be done, where, and what to do.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let signals = Signals::register();
-    let signals =
+    let mut signals =
         signals.map_err(|source| ServeError::System { action: "await signals", source })?;
     let secret = config.cluster_secret_file.as_deref().map(read_secret).transpose();
     let secret = secret.map_err(ServeError::Secret)?;
     // An address that is taken should be known before the log is read.
     let early = config.listen.as_deref().map(bind).transpose()?;
-    let Opened { disk, writer, recovery, snapshots, log_bytes } = open(&config)?;
-    let members = members(&config, &recovery, writer.identity().cluster)?;
+    let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let mut invitation = None;
+    let servers = whom_to_join(&config, &*disk)?;
+    if let Some(servers) = &servers {
+        // The directory gets the name of its cluster when it is first used.
+        if wal::read_identity(&*disk).map_err(ServeError::Log)?.is_none() {
+            join::note(&*disk, servers).map_err(|source| ServeError::note(&*disk, source))?;
+            invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
+            if invitation.is_none() {
+                return Ok(());
+            }
+        }
+    }
+    // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
+    // directory that is in use belongs to the configured cluster, `members` judges.
+    let configured = config.members.as_ref().filter(|members| members.members().len() > 1);
+    let invited = invitation.as_ref().map(|invitation| invitation.cluster);
+    let cluster = invited.or(configured.map(MemberList::cluster_id));
+    let Data { writer, recovery, snapshots, log_bytes } = data::open(&config, &disk, cluster)?;
+    if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
+        invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
+        if invitation.is_none() {
+            return Ok(());
+        }
+    }
+    let Start { members, told_index, joins } =
+        members::at_start(&config, &recovery, writer.identity().cluster, invitation)?;
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
-    let own = members.get(config.id).expect("`members` makes sure").clone();
-    let others = members.members().len() - 1;
+    let own = own_entry(&config, &members, &recovery)?;
+    let has_moved = members.get(config.id).is_some_and(|known| known.peer != own.peer);
+    let has_moved = has_moved.then(|| own.clone());
+    let others = match own.peer.is_empty() {
+        true => 0,
+        false => members.members().len().max(OTHERS_EXPECTED),
+    };
     let connections_max = raise_descriptor_limit(config.connections_max, others);
     let listener = match early {
         Some(listener) => listener,
@@ -209,11 +266,13 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     // A lone node is where it listens; a member is where the others are told to find it.
     let address = if own.peer.is_empty() { local.to_string() } else { own.client };
     let identity = writer.identity();
-    let peers = match others {
-        0 => None,
-        _ => Some(PeersConfig {
+    let peers = match own.peer.is_empty() {
+        true => None,
+        false => Some(PeersConfig {
             id: config.id,
             members: members.clone(),
+            told_index,
+            address: own.peer.clone(),
             cluster: identity.cluster,
             incarnation: identity.incarnation,
             durable: LogState { term: recovery.term(), last: recovery.last_index() },
@@ -227,12 +286,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             disk: Arc::clone(&disk),
         }),
     };
-    if peers.is_none() && config.peer_listen.is_some() {
-        log::warn!("--peer-listen is not used: a lone node has no peers");
-    }
     let (id, fsync) = (config.id, config.fsync);
     let relaxed = config.relaxed(members.voters().count());
     let node_config = NodeConfig {
+        joins,
         write_quorum: config.write_quorum,
         read_quorum: config.read_quorum,
         quorum_timeout: Duration::from_millis(config.quorum_timeout_ms),
@@ -263,11 +320,12 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             log::warn!("relaxed: {}", relaxed.words());
         }
         if is_ready {
+            has_moved.iter().for_each(|own| reactor.move_lone(own));
             announce(id, &local.to_string());
         }
         reactor.run()
     });
-    served.map_err(|fatal| ServeError::new(fatal, &directory))
+    served.map_err(|fatal| ServeError::new(fatal, id, &directory))
 }
 
 /// The line that scripts and tests wait for.
@@ -293,63 +351,39 @@ fn bind_peers(address: &str, has_secret: bool) -> Result<Listener, ServeError> {
     Ok(listener)
 }
 
-/// The members that the log says, or on first boot the configured ones. `cluster` is the one that
-/// the directory belongs to.
-fn members(
-    config: &Config,
-    recovery: &Recovery,
-    cluster: ClusterId,
-) -> Result<MemberList, ServeError> {
-    let other_cluster = |found: Option<&MemberList>| ServeError::OtherCluster {
-        directory: config.data.clone(),
-        found: found.cloned(),
-    };
-    let members = match (recovery.members(), &config.members) {
-        (Some(logged), Some(configured)) if configured != logged => {
-            // The list of the first boot, or one that has grown old or been edited, names some of
-            // the members where they are. One that names nobody is about another cluster.
-            if configured.cluster_id() != cluster && !have_a_place_in_common(configured, logged) {
-                return Err(other_cluster(Some(logged)));
-            }
-            let logged_list = list(logged);
-            log::warn!("--member is not used: the log says that the members are {logged_list}");
-            logged.clone()
-        }
-        (Some(logged), _) => logged.clone(),
-        (None, Some(configured)) => {
-            if configured.members().len() > 1 && configured.cluster_id() != cluster {
-                return Err(other_cluster(None));
-            }
-            configured.clone()
-        }
-        (None, None) => {
-            let client = LISTEN_DEFAULT.to_owned();
-            let peer = String::new();
-            let lone = Member { id: config.id, role: Role::Voter, client, peer };
-            MemberList::new(vec![lone]).expect("one member with a good address")
-        }
-    };
-    if members.get(config.id).is_none() {
-        return Err(ServeError::NotMember { directory: config.data.clone(), id: config.id });
+/// Servers of the cluster that this node joins, if it does: by the flag, or by what an earlier
+/// start has noted.
+fn whom_to_join(config: &Config, disk: &dyn Disk) -> Result<Option<Vec<String>>, ServeError> {
+    if !config.join.is_empty() {
+        return Ok(Some(config.join.clone()));
     }
-    Ok(members)
+    join::noted(disk).map_err(|source| ServeError::note(disk, source))
 }
 
-/// The members for a person, voters and learners alike.
-fn list(members: &MemberList) -> String {
-    let words: Vec<String> = members.members().iter().map(Member::to_string).collect();
-    words.join(", ")
-}
-
-/// Whether some node of one list is where a node of the other is.
-fn have_a_place_in_common(one: &MemberList, other: &MemberList) -> bool {
-    let is_there = |member: &Member| {
-        let at = |there: &Member| {
-            there.client == member.client || !there.peer.is_empty() && there.peer == member.peer
-        };
-        other.members().iter().any(at)
-    };
-    one.members().iter().any(is_there)
+/// This node as a member. It may still be one when the last list in the log leaves it out: that may
+/// be taken back, as long as it is not known to be committed.
+fn own_entry(
+    config: &Config,
+    members: &MemberList,
+    recovery: &Recovery,
+) -> Result<Member, ServeError> {
+    let id = config.id;
+    let lone = members::lone(config);
+    if let [only] = members.members()
+        && only.id == id
+        && only.peer.is_empty()
+        && !lone.peer.is_empty()
+    {
+        return Ok(lone);
+    }
+    if let Some(own) = members.get(id).or_else(|| recovery.earlier_member(id)) {
+        return Ok(own.clone());
+    }
+    let directory = config.data.clone();
+    Err(match members.is_retired(id) {
+        true => ServeError::Removed { directory, id },
+        false => ServeError::NotMember { directory, id },
+    })
 }
 
 /// Allows as many descriptors as clients, `others` other members and log need; answers how many
@@ -374,134 +408,4 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
          {reached} (ulimit -n): serving {served} connections at once"
     );
     usize::try_from(served).unwrap_or(connections_max)
-}
-
-// The log
-
-/// What the data directory holds.
-struct Opened {
-    disk: Arc<dyn Disk>,
-    writer: Writer,
-    recovery: Recovery,
-    /// The snapshots, newest first.
-    snapshots: Vec<SnapshotInfo>,
-    /// Bytes of the log.
-    log_bytes: u64,
-}
-
-/// Reads the newest snapshot that is sound, and the log behind it.
-fn open(config: &Config) -> Result<Opened, ServeError> {
-    let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
-    let disk: Arc<dyn Disk> = Arc::new(disk);
-    // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
-    // directory that is in use belongs to the configured cluster, `members` judges.
-    let members = config.members.as_ref().filter(|members| members.members().len() > 1);
-    let cluster = members.map(MemberList::cluster_id);
-    let wal_config = WalConfig {
-        batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
-        ..WalConfig::new(Identity::random(config.id, cluster))
-    };
-    snapshot::remove_strays(&*disk).map_err(ServeError::Snapshot)?;
-    let (snapshots, loaded) = load_snapshot(&*disk)?;
-    let snapshot_index = snapshots.first().map_or(LogIndex(0), |newest| newest.index);
-    let wal_config = WalConfig { snapshot_index, ..wal_config };
-    let mut replay = Replay::new(loaded.map(|(head, state)| Recovery::from_snapshot(head, state)));
-    let (writer, recovered) =
-        wal::open(Arc::clone(&disk), wal_config, &mut replay).map_err(ServeError::Log)?;
-    if let Some(cut) = &recovered.cut {
-        log::warn!(
-            "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
-             was behind it",
-            cut.path.display(),
-            cut.offset,
-            cut.fault
-        );
-    }
-    replay.finish();
-    let (recovery, log_bytes) = (replay.recovery, recovered.bytes);
-    Ok(Opened { disk, writer, recovery, snapshots, log_bytes })
-}
-
-/// The newest snapshot that is sound, and it and all older ones. A damaged one is passed over: the
-/// log may reach back to the one before, or to the beginning, and says so if it does not.
-fn load_snapshot(
-    disk: &dyn Disk,
-) -> Result<(Vec<SnapshotInfo>, Option<(SnapshotHead, State)>), ServeError> {
-    let mut snapshots = snapshot::list(disk).map_err(ServeError::Snapshot)?;
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    while let Some(newest) = snapshots.first() {
-        let start = Instant::now();
-        match snapshot::load(disk, newest, None, threads, SessionBounds::default()) {
-            Ok(loaded) => {
-                if start.elapsed() >= PROGRESS_INTERVAL {
-                    let (keys, index) = (loaded.0.keys, newest.index);
-                    let seconds = start.elapsed().as_secs_f64();
-                    log::info!(
-                        "the snapshot is read: {keys} keys at index {index} in {seconds:.1} s"
-                    );
-                }
-                return Ok((snapshots, Some(loaded)));
-            }
-            Err(error) => {
-                log::error!("{error}; it is passed over");
-                snapshots.remove(0);
-            }
-        }
-    }
-    Ok((snapshots, None))
-}
-
-/// Feeds the core with the log, and says how far it is when that takes long.
-struct Replay {
-    recovery: Recovery,
-    start: Instant,
-    told: Instant,
-    was_told: bool,
-}
-
-impl Replay {
-    fn new(snapshot: Option<Recovery>) -> Replay {
-        let now = Instant::now();
-        let recovery = snapshot.unwrap_or_else(|| Recovery::new(rand::random()));
-        Replay { recovery, start: now, told: now, was_told: false }
-    }
-
-    fn finish(&self) {
-        if self.was_told {
-            log::info!(
-                "the log is read: {} keys at index {} in {:.1} s",
-                self.recovery.keys(),
-                self.recovery.last_index(),
-                self.start.elapsed().as_secs_f64()
-            );
-        }
-    }
-}
-
-impl RecoverySink for Replay {
-    fn start(&mut self, lsn: Lsn, state: &wal::LogState) {
-        RecoverySink::start(&mut self.recovery, lsn, state);
-    }
-
-    fn record(
-        &mut self,
-        lsn: Lsn,
-        commit: LogIndex,
-        record: &RecordView<'_>,
-    ) -> Result<(), ReplayError> {
-        self.recovery.record(lsn, commit, record)
-    }
-
-    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
-        if self.told.elapsed() < PROGRESS_INTERVAL {
-            return;
-        }
-        (self.told, self.was_told) = (Instant::now(), true);
-        log::info!(
-            "reading the log: {} of {} MiB, {} keys",
-            done_bytes >> 20,
-            total_bytes >> 20,
-            self.recovery.keys()
-        );
-    }
 }

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{Command, Copies, LogIndex, Op, Quorum, Read, Response, resp};
+use kvorum_protocol::{Change, Command, Copies, LogIndex, Op, Quorum, Read, Response, resp};
 
 use super::reactor::Connections;
 use super::server::Server;
 use crate::core::store::KeyHash;
 use crate::core::{
-    Asker, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, Wait, WriteOutcome,
+    Asker, ChangeRefusal, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, Wait,
+    WriteOutcome,
 };
 
 /// A connection whose unsent replies hold more than this is not served until it reads.
@@ -185,6 +186,25 @@ impl Session {
             self.waiting_bytes += value_bytes + values * self.value_bytes_under_way;
         }
         Ok(outcome)
+    }
+
+    /// Begins a change of the members, whose answer comes under `tag`.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    pub fn change_members(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tag: u32,
+        change: &Change,
+        base: Option<LogIndex>,
+        timeout: Option<Duration>,
+    ) -> Result<(), ChangeRefusal> {
+        let to = ReplyTo { connection: self.id, tag };
+        let index = turn.node.change_members(turn.now, to, change, base, timeout)?;
+        log::info!("the members change at index {index}: {change}");
+        self.last_write = index;
+        Ok(())
     }
 
     /// Tells who holds the last write of this connection, or lets it wait under `tag` (`None`).

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// A second signal this long after the first does not wait for the disk. Sooner it is most likely
@@ -35,6 +36,15 @@ impl Signals {
     /// Readable when a signal has come.
     pub fn descriptor(&self) -> RawFd {
         self.pipe.as_raw_fd()
+    }
+
+    /// Waits so long for a signal; answers whether one has ever come.
+    pub fn await_wish_to_stop(&mut self, patience: Duration) -> bool {
+        let timeout = Timespec::try_from(patience).expect("it is short");
+        let mut pipe = [PollFd::new(&self.pipe, PollFlags::IN)];
+        // However the wait ends, the pipe tells.
+        let _ = poll(&mut pipe, Some(&timeout));
+        self.wish_to_stop()
     }
 
     /// Whether a signal has ever come. Ends the process at once when somebody insists.

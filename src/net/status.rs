@@ -6,7 +6,7 @@ use kvorum_protocol::{ErrorCode, MemberList, MembersLine, NodeId, Response, resp
 
 use super::session::Turn;
 use crate::config::Relaxed;
-use crate::core::{Refusal, TransferError, raft};
+use crate::core::{ChangeRefusal, Refusal, TransferError, raft};
 
 /// What WHO_IS_LEADER is told: the leader's client address, as far as this node knows it.
 pub fn leader<'t>(turn: &'t Turn<'_>) -> Response<'t> {
@@ -54,6 +54,18 @@ pub fn transfer<'t>(turn: &'t mut Turn<'_>, to: Option<NodeId>) -> Response<'t> 
     }
 }
 
+/// What a change of the members is told that was refused; the words are put together in the
+/// scratch of the turn.
+pub fn no_change<'t>(turn: &'t mut Turn<'_>, refusal: &ChangeRefusal) -> Response<'t> {
+    match refusal {
+        ChangeRefusal::Refused(refusal) => refusal.response(turn.node.members()),
+        other => {
+            let (code, words) = (other.code(), other.to_string());
+            Response::Error { code, message: lend(turn, &words) }
+        }
+    }
+}
+
 /// What STATUS is told; the line is put together in the scratch of the turn.
 pub fn status<'t>(turn: &'t mut Turn<'_>) -> Response<'t> {
     let line = line(turn);
@@ -72,6 +84,8 @@ pub fn members<'t>(turn: &'t mut Turn<'_>) -> Response<'t> {
         id: turn.node.config().id,
         leader: turn.node.status().leader,
         members: MemberList::new(members).expect("the list of the node, and a real address"),
+        index: Some(turn.node.members_index()),
+        cluster: Some(turn.server.cluster_id),
     };
     Response::Members(lend(turn, &line.to_string()))
 }
@@ -97,7 +111,7 @@ fn line(turn: &Turn<'_>) -> String {
     write!(
         line,
         "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         sessions={} voters={} learners={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
+         sessions={} voters={} learners={} members={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
         config.id,
         role(turn).word(),
         status.term,
@@ -109,6 +123,7 @@ fn line(turn: &Turn<'_>) -> String {
         status.sessions,
         list(turn.node.voters()),
         list(learners),
+        turn.node.members_index(),
         config.write_quorum,
         config.read_quorum,
         turn.server.config.fsync,

@@ -1,7 +1,7 @@
 //! Serving the text protocol: one reply line for each request line, in order.
 
 use kvorum_protocol::text::{self, Acknowledgement, Line, StreamError};
-use kvorum_protocol::{Request, Response};
+use kvorum_protocol::{Change, Request, Response};
 
 use super::session::{OUTBOX_BYTES_SOFT, Pause, ReadTerms, Served, Session, Turn, WAITING_MAX};
 use super::slots::Slots;
@@ -102,7 +102,8 @@ impl TextSession {
                 Request::Status
                 | Request::Members
                 | Request::WhoIsLeader
-                | Request::Transfer { .. },
+                | Request::Transfer { .. }
+                | Request::ChangeMembers { .. },
             ) if !self.slots.is_empty() => Some(Pause::Answers),
             _ => None,
         }
@@ -138,6 +139,16 @@ impl TextSession {
             Request::WhoIsLeader => status::leader(turn),
             Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
             Request::Transfer { to } => status::transfer(turn, *to),
+            Request::ChangeMembers { change, base } => {
+                let change = Change::parse(change).expect("the line was read so");
+                match session.change_members(turn, tag, &change, *base, None) {
+                    Ok(()) => {
+                        self.slots.push_waiting(word);
+                        return Ok(());
+                    }
+                    Err(refusal) => status::no_change(turn, &refusal),
+                }
+            }
             Request::Status => status::status(turn),
             Request::Members => status::members(turn),
             Request::Ping => Response::Ok,

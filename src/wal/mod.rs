@@ -42,6 +42,7 @@ pub use error::{Fault, Oddity, WalError};
 pub use fetch::Fetcher;
 pub use identity::Identity;
 pub use layout::footprint;
+pub use reader::read_identity;
 pub use record::RecordView;
 pub use recovery::{Cut, Recovered, RecoverySink, open};
 pub use state::{Discontinuity, LogState};

@@ -25,29 +25,47 @@ struct Node {
     is_stalled: bool,
     /// What it was when it said so last.
     standing: String,
+    /// Whom it counted then.
+    members: String,
+}
+
+impl Node {
+    fn new(mut machine: Machine) -> Node {
+        machine.tick(0);
+        machine.turn();
+        machine.durable(None);
+        machine.turn();
+        let standing = words::standing(&machine.node().status());
+        let members = words::members(machine.node());
+        Node { machine, is_up: true, is_stalled: false, standing, members }
+    }
 }
 
 pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
     laws: Laws,
+    /// How each node begins.
+    setup: Box<dyn Fn(NodeId) -> Setup>,
 }
 
 impl Cluster {
     /// First boot of all: their logs hold the member list, durably.
-    pub fn new(setup: impl Fn(NodeId) -> Setup) -> Cluster {
+    pub fn new(setup: impl Fn(NodeId) -> Setup + 'static) -> Cluster {
         let mut nodes = BTreeMap::new();
         let first = setup(NodeId(1));
         for id in (1..=first.voters + first.learners).map(NodeId) {
-            let mut machine = Machine::new(setup(id));
-            machine.tick(0);
-            machine.turn();
-            machine.durable(None);
-            machine.turn();
-            let standing = words::standing(&machine.node().status());
-            nodes.insert(id, Node { machine, is_up: true, is_stalled: false, standing });
+            nodes.insert(id, Node::new(Machine::new(setup(id))));
         }
-        Cluster { nodes, network: Network::default(), laws: Laws::default() }
+        let (network, laws) = (Network::default(), Laws::default());
+        Cluster { nodes, network, laws, setup: Box::new(setup) }
+    }
+
+    /// A node that shall join starts with an empty log, and its connections stand.
+    pub fn join(&mut self, id: NodeId) -> String {
+        let setup = Setup { joins: true, ..(self.setup)(id) };
+        self.nodes.insert(id, Node::new(Machine::new(setup)));
+        self.ids_up().into_iter().map(|other| self.connect(id, other)).collect()
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -97,6 +115,12 @@ impl Cluster {
             said += "\n";
             node.standing = standing;
         }
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &members;
+            said += "\n";
+            node.members = members;
+        }
         self.laws.check(id, &self.nodes[&id].machine);
         said
     }
@@ -138,8 +162,13 @@ impl Cluster {
         self.node(id).is_up = true;
         let mut said = signed(id, &self.machine(id).restart());
         self.machine(id).tick(0);
-        let standing = words::standing(&self.machine(id).node().status());
-        self.node(id).standing = standing;
+        let node = self.node(id);
+        node.standing = words::standing(&node.machine.node().status());
+        let members = words::members(node.machine.node());
+        if node.members != members {
+            said += &signed(id, &members);
+            node.members = members;
+        }
         for other in self.ids_up() {
             said += &self.connect(id, other);
         }

@@ -4,10 +4,12 @@ use std::error::Error;
 use std::str::FromStr;
 
 use kvorum::core::seeded::Bug;
-use kvorum_protocol::{Command, KeyList, Limits, LogIndex, Lsn, NodeId, Op, Quorum, Read};
+use kvorum_protocol::{
+    Change, Command, KeyList, Limits, LogIndex, Lsn, NodeId, Op, Quorum, Read, Role,
+};
 
 use super::cluster::Cluster;
-use super::machine::Setup;
+use super::machine::{Setup, member};
 use super::network::Link;
 use super::script::{Client, Next, bounds, command, options};
 use super::words::{Name, Text};
@@ -74,6 +76,27 @@ pub enum Step {
         #[arg(key)]
         timeout: Option<u64>,
     },
+    /// A node becomes a learner.
+    Add {
+        client: Client,
+        id: u16,
+        #[arg(key)]
+        base: Option<u64>,
+    },
+    Remove {
+        client: Client,
+        id: u16,
+        #[arg(key)]
+        base: Option<u64>,
+    },
+    Promote {
+        client: Client,
+        id: u16,
+    },
+    Demote {
+        client: Client,
+        id: u16,
+    },
     /// Leadership goes to a node, or to the best one.
     Transfer(Option<u16>),
     /// Its disk has synced up to this position, or all that it was given.
@@ -113,6 +136,8 @@ pub enum Step {
     // For all
     /// A node starts from what its disk holds, and its connections stand again.
     Restart(u16),
+    /// A node that shall join starts for the first time.
+    Join(u16),
     /// Nobody hears of a leader for long, and this node is the first to stand.
     Elect(u16),
     /// Time passes in small steps, and all talk and sync meanwhile.
@@ -177,13 +202,16 @@ impl goldenscript::Runner for Script {
     ) -> Result<String, Box<dyn Error>> {
         if let Step::Boot { voters, learners, sessions, idle, checkpoints } = step {
             let default = Setup::default();
-            self.cluster = Some(Cluster::new(|id| Setup {
+            let (voters, learners, bug) = (*voters, learners.unwrap_or(0), self.bug);
+            let sessions = bounds(*sessions, None, *idle);
+            let checkpoint_entries = checkpoints.unwrap_or(default.checkpoint_entries);
+            self.cluster = Some(Cluster::new(move |id| Setup {
                 id,
-                voters: *voters,
-                learners: learners.unwrap_or(0),
-                sessions: bounds(*sessions, None, *idle),
-                checkpoint_entries: checkpoints.unwrap_or(default.checkpoint_entries),
-                bug: self.bug,
+                voters,
+                learners,
+                sessions,
+                checkpoint_entries,
+                bug,
                 ..Setup::default()
             }));
             return Ok(String::new());
@@ -212,6 +240,7 @@ fn run(cluster: &mut Cluster, step: &Step) -> Result<String, Box<dyn Error>> {
             });
             return Ok(lines.collect());
         }
+        Step::Join(id) => return Ok(cluster.join(NodeId(*id))),
         Step::Restart(id) => return Ok(cluster.restart(NodeId(*id))),
         Step::Elect(id) => return Ok(cluster.elect(NodeId(*id))),
         Step::Deliver { link, at } => return Ok(cluster.deliver(*link, *at)),
@@ -295,6 +324,17 @@ fn ask(cluster: &mut Cluster, id: NodeId, request: &Step) -> Result<String, Box<
         Step::Get { client, key, r, timeout } => {
             machine.read(client.0, &Read::Get(&key.0), LogIndex(0), &options(*r, *timeout))
         }
+        Step::Add { client, id, base } => {
+            let change = Change::Add(member(NodeId(*id), Role::Learner));
+            machine.change(client.0, &change, base.map(LogIndex))
+        }
+        Step::Remove { client, id, base } => {
+            machine.change(client.0, &Change::Remove(NodeId(*id)), base.map(LogIndex))
+        }
+        Step::Promote { client, id } => {
+            machine.change(client.0, &Change::Promote(NodeId(*id)), None)
+        }
+        Step::Demote { client, id } => machine.change(client.0, &Change::Demote(NodeId(*id)), None),
         Step::Wait { client, others, timeout } => machine.wait(client.0, *others, *timeout),
         _ => return Err("this is for all, without a node in front".into()),
     })

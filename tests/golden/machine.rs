@@ -13,7 +13,7 @@ use kvorum::core::{
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Batch, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
+    Batch, Change, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
 };
 
 use super::words;
@@ -36,6 +36,8 @@ pub struct Setup {
     pub sessions: SessionBounds,
     /// The state hash is noted at the multiples of it.
     pub checkpoint_entries: u64,
+    /// It was added to a cluster that has begun.
+    pub joins: bool,
     /// For the test of the scripts: a bug that some of them must show.
     pub bug: Option<Bug>,
 }
@@ -50,6 +52,7 @@ impl Default for Setup {
             log_room_bytes: 1 << 40,
             sessions: SessionBounds::default(),
             checkpoint_entries: 4096,
+            joins: false,
             bug: None,
         }
     }
@@ -202,6 +205,19 @@ impl Machine {
     /// Hands leadership over.
     pub fn transfer(&mut self, to: Option<NodeId>) -> Result<(), TransferError> {
         self.node.transfer(&self.now, to)
+    }
+
+    /// Changes the members.
+    pub fn change(&mut self, client: u64, change: &Change, base: Option<LogIndex>) -> String {
+        let to = self.next_request(client);
+        let said = match self.node.change_members(&self.now, to, change, base, None) {
+            Ok(index) => {
+                self.waiting.insert((client, to.tag), change.to_string());
+                format!("waits for index {index}")
+            }
+            Err(refusal) => format!("{:?}: {refusal}", refusal.code()),
+        };
+        format!("c{client}#{} {change}: {said}\n", to.tag)
     }
 
     fn next_request(&mut self, client: u64) -> ReplyTo {
@@ -414,7 +430,7 @@ impl Machine {
 }
 
 fn start(setup: &Setup, records: &[Written]) -> Node {
-    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions);
+    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions).of(setup.id);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
     for Written { lsn, record, commit } in records {
         recovery.committed(*commit);
@@ -434,6 +450,7 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
     let config = NodeConfig {
         memory_max: setup.memory_max,
         checkpoint_entries: setup.checkpoint_entries,
+        joins: setup.joins,
         seed: u64::from(setup.id.0),
         ..NodeConfig::new(setup.id, members)
     };
@@ -445,14 +462,14 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
 }
 
 fn members(setup: &Setup) -> MemberList {
-    let member = |id| Member {
-        id: NodeId(id),
-        role: if id <= setup.voters { Role::Voter } else { Role::Learner },
-        client: format!("n{id}:6379"),
-        peer: format!("n{id}:7379"),
-    };
-    let members = (1..=setup.voters + setup.learners).map(member).collect();
-    MemberList::new(members).expect("distinct members")
+    let role = |id| if id <= setup.voters { Role::Voter } else { Role::Learner };
+    let members = (1..=setup.voters + setup.learners).map(|id| member(NodeId(id), role(id)));
+    MemberList::new(members.collect()).expect("distinct members")
+}
+
+/// A member, and where it is.
+pub fn member(id: NodeId, role: Role) -> Member {
+    Member { id, role, client: format!("n{id}:6379"), peer: format!("n{id}:7379") }
 }
 
 /// What a log comes to.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use kvorum::core::{NodeStatus, Record};
+use kvorum::core::{Node, NodeStatus, Record};
 use kvorum_protocol::{
     Command, Copies, LogIndex, Lsn, MemberList, Op, Read, Response, Role, SessionSequence,
 };
@@ -54,6 +54,15 @@ impl Display for Shown<'_> {
 
 fn joined<T: Display>(items: impl Iterator<Item = T>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// The members in force.
+pub fn members(node: &Node) -> String {
+    let list = node.members();
+    let ids = |ids: Vec<String>| if ids.is_empty() { "none".to_owned() } else { ids.join(",") };
+    let voters = ids(list.voters().map(|member| member.id.to_string()).collect());
+    let learners = ids(list.learners().map(|member| member.id.to_string()).collect());
+    format!("members index={} voters={voters} learners={learners}", node.members_index())
 }
 
 pub fn command(command: &Command<'_>) -> String {

@@ -26,6 +26,8 @@ pub fn introduction(cluster: &Cluster, from: usize, to: usize) -> Introduction {
         boot: rand::random(),
         epoch: 1,
         members: members.fingerprint(),
+        members_index: LogIndex(1),
+        address: cluster.peer_address(from).to_owned(),
         term: term(cluster, from),
         durable: LogIndex(cluster.node(to).status_number("last")),
         has_secret: false,

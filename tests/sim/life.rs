@@ -54,7 +54,8 @@ impl World {
         let mut recovery = match loaded {
             Some((head, state)) => Recovery::from_snapshot(head, state),
             None => Recovery::with_session_bounds(hash_seed, self.options.sessions.bounds),
-        };
+        }
+        .of(id_of(place));
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let snapshot_index = snapshot.map_or(LogIndex(0), |end| end.index);

@@ -84,6 +84,7 @@ impl Living {
         SnapshotHead {
             end: LogEnd { index, term: Term(3), crc: 0x1234_5678, time: LogTimeMs(9_000_000) },
             members: MemberList::lone(NodeId(1), "127.0.0.1:6381").unwrap(),
+            members_index: LogIndex(1),
             terms: vec![(LogIndex(1), Term(1)), (LogIndex(3), Term(3))],
             hash_seed: HASH_SEED,
             state_hash: self.state.hash(),

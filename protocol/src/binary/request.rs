@@ -4,6 +4,7 @@ use crate::binary::{CONNECTION_ID, CRC_BYTES, FrameError, LENGTH_BYTES, put_crc,
 use crate::command::{Command, KeyList, check_key};
 use crate::error::DecodeError;
 use crate::limits::{Limits, VOTERS_MAX};
+use crate::membership::Change;
 use crate::request::{Read, Request};
 use crate::types::{LogIndex, NodeId, Quorum};
 
@@ -31,6 +32,8 @@ pub mod opcode {
     pub const TRANSFER: u8 = 0x14;
     /// Who is in the cluster.
     pub const MEMBERS: u8 = 0x15;
+    /// Changes the members. (0x16 and 0x17 are taken.)
+    pub const CHANGE_MEMBERS: u8 = 0x18;
 }
 
 /// Set in the flags of a read when a `min_version` stands before the key.
@@ -196,6 +199,7 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
             let to = NodeId(u16::from_le_bytes([low, high]));
             Request::Transfer { to: (to != NodeId(0)).then_some(to) }
         }
+        (opcode::CHANGE_MEMBERS, rest) => decode_change(rest)?,
         (opcode::QUORUM | opcode::TRANSFER, [] | [_]) => return Err(DecodeError::Truncated),
         (opcode::QUORUM | opcode::TRANSFER, _) => return Err(DecodeError::TrailingBytes),
         _ => return Err(DecodeError::UnknownOpcode(opcode)),
@@ -207,6 +211,17 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
         return Err(DecodeError::Invalid("key_length"));
     }
     Ok(request)
+}
+
+fn decode_change(arguments: &[u8]) -> Result<Request<'_>, DecodeError> {
+    let (base, words) = arguments.split_first_chunk::<8>().ok_or(DecodeError::Truncated)?;
+    let base = LogIndex(u64::from_le_bytes(*base));
+    let invalid = DecodeError::Invalid("change of the members");
+    let change = std::str::from_utf8(words).map_err(|_| invalid)?;
+    if Change::parse(change).is_err() {
+        return Err(invalid);
+    }
+    Ok(Request::ChangeMembers { change, base: (base.0 > 0).then_some(base) })
 }
 
 #[inline]
@@ -269,6 +284,11 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, request: &Request<'
             let (write, read) = (encode_level(*write), encode_level(*read));
             out.extend_from_slice(&[opcode::QUORUM, 0, 0, 0, write, read]);
         }
+        Request::ChangeMembers { change, base } => {
+            out.extend_from_slice(&[opcode::CHANGE_MEMBERS, 0, 0, 0]);
+            out.extend_from_slice(&base.unwrap_or_default().0.to_le_bytes());
+            out.extend_from_slice(change.as_bytes());
+        }
         Request::Transfer { to } => {
             let [low, high] = to.unwrap_or(NodeId(0)).0.to_le_bytes();
             out.extend_from_slice(&[opcode::TRANSFER, 0, 0, 0, low, high]);
@@ -290,6 +310,7 @@ fn operation_len(request: &Request<'_>, min_version: LogIndex) -> usize {
             OPERATION_HEADER_BYTES + min_version + arguments
         }
         Request::Quorum { .. } | Request::Transfer { .. } => OPERATION_HEADER_BYTES + 2,
+        Request::ChangeMembers { change, .. } => OPERATION_HEADER_BYTES + 8 + change.len(),
         Request::WhoIsLeader | Request::Ping | Request::Status | Request::Members => {
             OPERATION_HEADER_BYTES
         }

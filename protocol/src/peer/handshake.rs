@@ -273,7 +273,9 @@ impl Acceptor {
         Acceptor { own, transcript, state: AcceptorState::AwaitHello }
     }
 
-    /// Takes a whole frame; what is to be sent is appended to `out`. Callers must be in `members`.
+    /// Takes a whole frame; what is to be sent is appended to `out`. Callers must be in `members`,
+    /// or have been, or know of a newer list. One that was removed is given to be judged like a
+    /// member: it is to hear it with a proof.
     ///
     /// # Errors
     /// The connection is to be closed when `out` is sent.
@@ -299,8 +301,7 @@ impl Acceptor {
                 };
                 self.transcript.hello = frame.to_vec();
                 (self.own.to, self.own.lane) = (theirs.from, theirs.lane);
-                let is_other = theirs.from != self.own.from;
-                let knows = is_other && members.get(theirs.from).is_some();
+                let knows = theirs.from != self.own.from && self.may_be_member(&theirs, members);
                 if let Some(refusal) = Refusal::of(&self.own, &theirs, knows) {
                     return Err(self.fail(refusal, out));
                 }
@@ -319,6 +320,12 @@ impl Acceptor {
             }
             (_, kind) => Err(unexpected(kind)),
         }
+    }
+
+    fn may_be_member(&self, theirs: &Introduction, members: &MemberList) -> bool {
+        members.get(theirs.from).is_some()
+            || members.is_retired(theirs.from)
+            || theirs.members_index > self.own.members_index
     }
 
     /// Whether the other side has said nothing yet that a member says.

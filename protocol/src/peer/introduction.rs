@@ -5,22 +5,24 @@
 //! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
 //! | version | flags | lane | from | to | cluster | incarnation | boot | epoch | members | term
 //! +---------+-------+------+------+----+---------+-------------+------+-------+---------+------
-//!  56        64      80      82
-//! +---------+-------+-------+------------------------------------
-//! | durable | nonce | count | count times: u16 id, u64 incarnation, in ascending order of the ids
-//! +---------+-------+-------+------------------------------------
+//!  56        64      80              88      90            91
+//! +---------+-------+---------------+-------+-------------+---------
+//! | durable | nonce | members_index | count | address_len | address
+//! +---------+-------+---------------+-------+-------------+---------
+//! then count times: u16 id, u64 incarnation, in ascending order of the ids
 //! ```
 
 use super::VERSION;
 use super::message::Lane;
 use crate::error::DecodeError;
 use crate::limits::{LOG_INDEX_MAX, MEMBERS_MAX, TERM_MAX};
+use crate::membership::is_address;
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 const FLAG_SECRET: u8 = 1;
 const LANE_CONTROL: u8 = 0;
 const LANE_BULK: u8 = 1;
-const FIXED_BYTES: usize = 82;
+const FIXED_BYTES: usize = 91;
 const KNOWN_BYTES: usize = 10;
 
 /// One side's part of a handshake.
@@ -41,8 +43,14 @@ pub struct Introduction {
     /// Numbers the connections that this process has opened, so that an old one is not taken for
     /// a new one.
     pub epoch: u64,
-    /// [`MemberList::fingerprint`](crate::MemberList::fingerprint) of its member list.
+    /// [`MemberList::fingerprint`](crate::MemberList::fingerprint) of the last member list that it
+    /// knows to be committed.
     pub members: u64,
+    /// The index of that list: two nodes of a cluster have the same list at the same index, and of
+    /// two lists the one with the higher index is the newer one. 0 before there is one.
+    pub members_index: LogIndex,
+    /// Where it serves peers, `host:port`: for those whose list does not name it yet.
+    pub address: String,
     /// The term that it remembers durably.
     pub term: Term,
     /// Index of the last entry of its log at the same point: a restart finds this much of the log
@@ -79,7 +87,10 @@ impl Introduction {
         }
         out.extend_from_slice(&self.nonce);
         let count = u16::try_from(self.known.len()).expect("bounded by MEMBERS_MAX");
+        out.extend_from_slice(&self.members_index.0.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
+        out.push(u8::try_from(self.address.len()).expect("bounded by ADDRESS_BYTES_MAX"));
+        out.extend_from_slice(self.address.as_bytes());
         for (id, incarnation) in &self.known {
             out.extend_from_slice(&id.0.to_le_bytes());
             out.extend_from_slice(&incarnation.to_le_bytes());
@@ -88,8 +99,10 @@ impl Introduction {
 
     /// Reads what fills `body` exactly. The version has been compared before.
     pub(super) fn decode(body: &[u8]) -> Result<Introduction, DecodeError> {
-        let (fixed, known) =
+        let (fixed, rest) =
             body.split_first_chunk::<FIXED_BYTES>().ok_or(DecodeError::Truncated)?;
+        let (address, known) =
+            rest.split_at_checked(usize::from(fixed[90])).ok_or(DecodeError::Truncated)?;
         let u16_at = |at: usize| u16::from_le_bytes([fixed[at], fixed[at + 1]]);
         let u64_at = |at: usize| {
             let bytes = fixed[at..at + 8].try_into().expect("8 bytes");
@@ -113,8 +126,8 @@ impl Introduction {
         if term > TERM_MAX {
             return Err(DecodeError::Invalid("term"));
         }
-        let durable = u64_at(56);
-        if durable > LOG_INDEX_MAX {
+        let (durable, members_index) = (u64_at(56), u64_at(80));
+        if durable.max(members_index) > LOG_INDEX_MAX {
             return Err(DecodeError::Invalid("log index"));
         }
         Ok(Introduction {
@@ -130,9 +143,20 @@ impl Introduction {
             durable: LogIndex(durable),
             has_secret,
             nonce: fixed[64..80].try_into().expect("16 bytes"),
-            known: decode_known(usize::from(u16_at(80)), known)?,
+            members_index: LogIndex(members_index),
+            address: decode_address(address)?,
+            known: decode_known(usize::from(u16_at(88)), known)?,
         })
     }
+}
+
+/// The address of a peer, or nothing.
+fn decode_address(bytes: &[u8]) -> Result<String, DecodeError> {
+    let address = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid("peer address"))?;
+    if !(address.is_empty() || is_address(address)) {
+        return Err(DecodeError::Invalid("peer address"));
+    }
+    Ok(address.to_owned())
 }
 
 fn decode_known(count: usize, bytes: &[u8]) -> Result<Vec<(NodeId, u64)>, DecodeError> {

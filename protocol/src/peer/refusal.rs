@@ -29,6 +29,8 @@ pub enum Reason {
     Amnesia,
     /// A newer connection has taken this one's place.
     Replaced,
+    /// The one that calls was a member and is none any more.
+    Removed,
     /// A reason of another version.
     Other(u8),
 }
@@ -44,6 +46,7 @@ impl Reason {
             Reason::Secret => 6,
             Reason::Amnesia => 7,
             Reason::Replaced => 8,
+            Reason::Removed => 9,
             Reason::Other(code) => code,
         }
     }
@@ -58,6 +61,7 @@ impl Reason {
             6 => Reason::Secret,
             7 => Reason::Amnesia,
             8 => Reason::Replaced,
+            9 => Reason::Removed,
             code => Reason::Other(code),
         }
     }
@@ -86,6 +90,15 @@ impl Refusal {
                 "the data directory of node {theirs} is empty or older than what node {own} knows \
                  of it, so it may have forgotten votes and entries"
             ),
+        )
+    }
+
+    /// `own` knows that `theirs` was removed from the cluster.
+    #[must_use]
+    pub fn removed(own: NodeId, theirs: NodeId) -> Refusal {
+        Refusal::new(
+            Reason::Removed,
+            format!("node {theirs} was removed from the cluster, says node {own}"),
         )
     }
 
@@ -153,19 +166,23 @@ impl Refusal {
                 ),
             ));
         }
-        if own.members != theirs.members {
+        if own.members_index == theirs.members_index && own.members != theirs.members {
+            let index = own.members_index;
             return Some(Refusal::new(
                 Reason::Members,
                 format!(
-                    "nodes {me} and {other} have different member lists: start both with the same \
-                     --member and --learner flags"
+                    "nodes {me} and {other} have different member lists at index {index} of their \
+                     logs: one of them has the data directory of another cluster"
                 ),
             ));
         }
         if !knows {
             return Some(Refusal::new(
                 Reason::NotMember,
-                format!("node {other} is not in the member list of node {me}"),
+                format!(
+                    "node {other} is not in the member list of node {me}: add it with kvorum \
+                     member add"
+                ),
             ));
         }
         None

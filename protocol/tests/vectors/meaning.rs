@@ -95,6 +95,7 @@ impl Meaning {
         let (write, read) = (self.level("w"), self.level("r"));
         let window = self.number("window").map(|window| window.try_into().unwrap());
         let to = self.number("to").map(|id| NodeId(id.try_into().unwrap()));
+        let base = self.number("base").map(LogIndex);
         let Meaning { tokens, scratch } = self;
         let (verb, arguments) = verb_and_arguments(tokens);
         let keys: Vec<&[u8]> = arguments.iter().filter_map(bytes).collect();
@@ -104,6 +105,7 @@ impl Meaning {
             ("STATUS", []) => Request::Status,
             ("MEMBERS", []) => Request::Members,
             ("WHO_IS_LEADER", []) => Request::WhoIsLeader,
+            ("CHANGE_MEMBERS", [change]) => Request::ChangeMembers { change: utf8(change), base },
             ("TRANSFER", []) => Request::Transfer { to },
             ("QUORUM", []) => Request::Quorum { write, read },
             ("GET", [key]) => Request::Read(Read::Get(key)),

@@ -100,7 +100,9 @@ impl Link {
             Request::Write(_) => (Kind::Write { may_repeat: false }, self.write_quorum),
             Request::Read(_) => (Kind::Read(ReadFrom::Leader), self.read_quorum),
             // The next leader would hand the office on.
-            Request::Transfer { to: None } => (Kind::Write { may_repeat: false }, None),
+            Request::Transfer { to: None } | Request::ChangeMembers { .. } => {
+                (Kind::Write { may_repeat: false }, None)
+            }
             _ => (Kind::Read(ReadFrom::Leader), None),
         };
         // The router prefers whom it takes for the leader: here that is the server we stay with.

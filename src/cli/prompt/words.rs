@@ -14,7 +14,7 @@ const fn verb(name: &'static str, arguments: &'static str, meaning: &'static str
     Verb { name, arguments, meaning }
 }
 
-const VERBS: [Verb; 11] = [
+const VERBS: [Verb; 12] = [
     verb("GET", "key", "the value of a key"),
     verb("SET", "key value", "stores a value: all that stands behind the key, spaces too"),
     verb("DELETE", "key", "removes a key"),
@@ -25,6 +25,7 @@ const VERBS: [Verb; 11] = [
         "how many voters a write, a read needs from now on; either may be left out",
     ),
     verb("TRANSFER", "[id]", "hands leadership to that voter, or to the one furthest"),
+    verb("MEMBER", "add id=client/peer", "adds a node; remove, promote, demote id: the rest of it"),
     verb("STATUS", "", "the state of this node"),
     verb("MEMBERS", "", "everybody in the cluster, with their addresses"),
     verb("PING", "", "whether the node answers"),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::limits::ADDRESS_BYTES_MAX;
-use kvorum_protocol::{MembersLine, Role};
+use kvorum_protocol::{ClusterId, LogIndex, MembersLine, Role};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -75,6 +75,8 @@ pub struct Router {
     members_at: Option<Instant>,
     /// When they were last asked for.
     members_asked_at: Option<Instant>,
+    /// The cluster whose list was learned, and where the list stands in its log.
+    members_of: (Option<ClusterId>, Option<LogIndex>),
 }
 
 impl Router {
@@ -88,6 +90,7 @@ impl Router {
             rng: SmallRng::seed_from_u64(seed),
             members_at: None,
             members_asked_at: None,
+            members_of: (None, None),
         };
         for server in servers {
             router.index_of(server);
@@ -239,9 +242,20 @@ impl Router {
         }
     }
 
+    /// The members have changed: they are to be asked for again.
+    pub fn forget_members(&mut self) {
+        (self.members_at, self.members_asked_at) = (None, None);
+    }
+
     /// The cluster's members: their ids, whether they vote, where they listen; and who leads.
     /// Servers that are none of them are asked only when no member can be.
     pub fn learn_members(&mut self, line: &MembersLine, now: Instant) {
+        // Who is behind, or was removed, tells what was true once.
+        let (cluster, index) = self.members_of;
+        if line.cluster == cluster && line.index < index {
+            return;
+        }
+        self.members_of = (line.cluster, line.index);
         self.nodes.iter_mut().for_each(|node| node.is_member = false);
         for member in line.members.members() {
             let Some(index) = self.index_of(&member.client) else { continue };
@@ -420,6 +434,17 @@ mod tests {
         tried.insert(NodeIndex(1));
         tried.insert(NodeIndex(2));
         assert_eq!(router.for_write(&tried, now), Some(NodeIndex(0)));
+    }
+
+    #[test]
+    fn an_older_list_of_members_changes_nothing() {
+        let now = Instant::now();
+        let mut router = Router::new(SERVERS, 1);
+        router.learn_members(&members("id=1 leader=1 member=1=d:1/ index=9"), now);
+        let removed = members("id=2 leader=2 member=2=a:1/ index=4");
+        router.learn_members(&removed, now);
+        assert_eq!(router.leader().map(|leader| router.address(leader)), Some("d:1"));
+        assert!(!router.is_listed(NodeIndex(0)));
     }
 
     #[test]

@@ -17,8 +17,11 @@ pub const CHECKPOINT_ENTRIES: u64 = 4096;
 pub struct NodeConfig {
     /// This node.
     pub id: NodeId,
-    /// All members, this node among the voters; written as the first entry of an empty log.
+    /// The members of the first boot, this node among them; written as the first entry of an empty
+    /// log. Later the log says who is a member.
     pub members: MemberList,
+    /// An empty log is left empty: its entries come from a cluster that has begun already.
+    pub joins: bool,
     /// W of a write that does not say its own.
     pub write_quorum: Quorum,
     /// R of a read that does not say its own.
@@ -50,6 +53,7 @@ impl NodeConfig {
         NodeConfig {
             id,
             members,
+            joins: false,
             write_quorum: Quorum::Majority,
             read_quorum: Quorum::Majority,
             quorum_timeout: Duration::from_secs(5),

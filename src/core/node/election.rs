@@ -84,7 +84,7 @@ impl Node {
         }
     }
 
-    fn is_lone_voter(&self) -> bool {
+    pub(super) fn is_lone_voter(&self) -> bool {
         self.raft.voters() == [self.config.id]
     }
 
@@ -155,7 +155,7 @@ impl Node {
         // A read that waits for an answer from another leader could see what this one's writes do.
         let replies = &mut self.replies;
         self.asks.void(|to| refuse(replies, to, Refusal::NoLeader));
-        let others = self.config.members.members().iter().filter(|m| m.id != self.config.id);
+        let others = self.membership.list().members().iter().filter(|m| m.id != self.config.id);
         let leading = Leading::new(others, next, self.now, self.config.election_timeout);
         #[cfg(feature = "seeded-bugs")]
         let leading = self.with_kept_rounds(leading);

@@ -5,6 +5,7 @@ use kvorum_protocol::{Batch, LogIndex, NodeId, Term};
 
 use super::{Node, Violation, has_bug};
 use crate::core::following::Parked;
+use crate::core::membership::list_in;
 
 impl Node {
     pub(super) fn on_append(&mut self, from: NodeId, append: Append) -> Result<(), Violation> {
@@ -82,9 +83,14 @@ impl Node {
 
     fn append(&mut self, batch: Batch) -> Result<(), Violation> {
         let last = batch.header().last_index();
+        let list = list_in(&batch).map_err(Violation)?;
         let staged = self.log.append(batch).map_err(Violation)?;
         self.keep_record(staged);
         self.following.matched = last;
+        if let Some(list) = list {
+            self.membership.append(last, list);
+            self.follow_members();
+        }
         Ok(())
     }
 
@@ -115,6 +121,7 @@ impl Node {
         }
         let truncated = self.log.truncate(first);
         self.keep_record(truncated);
+        self.take_back_members();
         Ok(())
     }
 
@@ -125,6 +132,7 @@ impl Node {
         if self.log.batch_with(first).is_some_and(|batch| batch.header().first_index == first) {
             let truncated = self.log.truncate(first);
             self.keep_record(truncated);
+            self.take_back_members();
             self.following.matched = self.following.matched.min(self.log.end().index);
         }
     }
@@ -145,6 +153,7 @@ impl Node {
         let decided = commit.min(matched);
         if decided > self.log.committed() {
             self.log.commit(decided);
+            self.settle_members();
         }
     }
 

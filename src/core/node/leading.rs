@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use kvorum_protocol::limits::APPEND_BYTES_SOFT;
 use kvorum_protocol::peer::{Append, Message};
-use kvorum_protocol::{Batch, LogIndex, Lsn, Member, NodeId, Role as MemberRole, Term};
+use kvorum_protocol::{Batch, LogIndex, Lsn, Member, NodeId, Term};
 
+use super::membership::is_voter;
 use super::transfer::Transfer;
 use super::{Node, Violation, has_bug};
 use crate::core::audit::Audit;
@@ -52,8 +53,7 @@ impl Leading {
         now: Instant,
         election_timeout: Duration,
     ) -> Leading {
-        let progress =
-            |member: &Member| Progress::new(member.id, member.role == MemberRole::Voter, next, now);
+        let progress = |member: &Member| Progress::new(member.id, is_voter(member.role), next, now);
         Leading {
             members: others.map(progress).collect(),
             rounds: Rounds::default(),
@@ -64,6 +64,31 @@ impl Leading {
             count_at: now.after(election_timeout),
             told_commit: LogIndex(0),
             durable_since: (Lsn(0), now),
+        }
+    }
+
+    /// Others are members from now on. Who stays keeps its progress.
+    pub fn follow_members<'a>(
+        &mut self,
+        others: impl Iterator<Item = &'a Member>,
+        next: LogIndex,
+        now: Instant,
+        election_timeout: Duration,
+    ) {
+        let was_alone = self.members.is_empty();
+        let mut before = std::mem::take(&mut self.members);
+        for member in others {
+            let voter = is_voter(member.role);
+            let known = before.iter().position(|known| known.id == member.id);
+            let known = known.map(|place| before.swap_remove(place));
+            let new = || Progress::new(member.id, voter, next, now);
+            let mut progress = known.unwrap_or_else(new);
+            progress.is_voter = voter;
+            self.members.push(progress);
+        }
+        if was_alone {
+            // Nobody was told or counted so far.
+            (self.heartbeat_at, self.count_at) = (now, now.after(election_timeout));
         }
     }
 
@@ -110,7 +135,13 @@ impl Node {
         let is_heard = |heard_at| self.now.since(heard_at) < self.config.election_timeout;
         let voters = leading.members.iter().filter(|member| member.is_voter);
         let heard = voters.filter(|member| member.heard_at.is_some_and(is_heard)).count();
-        heard + 1 >= majority(self.raft.voters().len())
+        heard + self.own_votes() >= majority(self.raft.voters().len())
+    }
+
+    /// What this node counts for: a leader that was removed brings that to an end without counting
+    /// itself (Raft thesis, section 4.2.2).
+    pub(super) fn own_votes(&self) -> usize {
+        usize::from(self.raft.is_voter() || has_bug!(self, RemovedLeaderCounts))
     }
 
     /// Tells all that this node leads, what is committed, and the current round.
@@ -298,7 +329,8 @@ impl Node {
         };
         let counts = |member: &&Progress| member.is_voter || has_bug!(self, LearnersCount);
         let others = leading.members.iter().filter(counts).map(|member| member.durable);
-        reached_by(voters, others.chain([own])).unwrap_or_default()
+        let own = std::iter::repeat_n(own, self.own_votes());
+        reached_by(voters, others.chain(own)).unwrap_or_default()
     }
 
     /// A leader commits what a majority holds durably, by counting only in its own term (Raft
@@ -315,6 +347,7 @@ impl Node {
         let is_own_term = self.log.terms().term_at(held) == Some(self.raft.term());
         if held > self.log.committed() && (is_own_term || has_bug!(self, CommitsOldTerm)) {
             self.log.commit(held);
+            self.settle_members();
         }
     }
 }

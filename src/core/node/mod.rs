@@ -5,6 +5,7 @@ mod config;
 mod election;
 mod following;
 mod leading;
+mod membership;
 mod reads;
 mod receive;
 mod snapshot;
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use kvorum_protocol::peer::{Message, SnapshotChunk};
-use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Quorum, Term};
+use kvorum_protocol::{Command, LogIndex, Lsn, NodeId, Op, Quorum, Term};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -25,6 +26,7 @@ use super::asks::Asks;
 use super::audit::{Checkpoints, Disagreement};
 use super::following::Following;
 use super::log::Log;
+use super::membership::Membership;
 use super::outcome::Outcome;
 use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch};
 use super::pending::PendingReads;
@@ -43,6 +45,7 @@ pub use config::{
     Asker, MemberProgress, NodeConfig, NodeStatus, Options, ReadOutcome, TransferError, Violation,
     WriteOutcome,
 };
+pub use membership::ChangeRefusal;
 
 /// One `poll` stops when its answers hold this many bytes of values; the shell polls again.
 const POLL_VALUES_BYTES_SOFT: usize = 4 << 20;
@@ -73,6 +76,7 @@ const GATED_MAX: usize = 1024;
 /// has ever said is still true after it has crashed.
 pub struct Node {
     config: NodeConfig,
+    membership: Membership,
     /// The time of the last event.
     now: Instant,
     rng: SmallRng,
@@ -142,16 +146,19 @@ impl Node {
     /// A node in the state that its log tells, a follower until its first [`tick`](Node::tick).
     ///
     /// # Panics
-    /// When it is not among the members.
+    /// When it shall begin a log of a cluster that it is no member of.
     #[must_use]
     pub fn new(config: NodeConfig, mut recovery: Recovery, log_room_bytes: u64) -> Node {
         let snapshot = recovery.void_log();
-        let members = &config.members;
-        assert!(members.get(config.id).is_some(), "node {} is not a member", config.id);
-        let is_alone = members.members().len() == 1;
-        let voters: Vec<NodeId> = members.voters().map(|member| member.id).collect();
         let applied = recovery.log.committed.index;
         let checkpoints = Checkpoints::new(config.checkpoint_entries, applied);
+        let mut lists = recovery.lists;
+        if lists.first().is_none_or(|(index, _)| *index > recovery.log.committed.index) {
+            lists.insert(0, (LogIndex(0), config.members.clone()));
+        }
+        let membership = Membership::new(config.id, lists);
+        let voters: Vec<NodeId> = membership.list().voters().map(|member| member.id).collect();
+        let is_alone = membership.is_alone();
         let mut rng = SmallRng::seed_from_u64(config.seed);
         let kept_bytes_max = if is_alone { 0 } else { KEPT_BYTES_MAX };
         let mut node = Node {
@@ -187,12 +194,13 @@ impl Node {
             #[cfg(feature = "seeded-bugs")]
             kept_rounds: None,
             rng,
+            membership,
             config,
         };
         if let Some(end) = snapshot {
             node.go_on_behind_snapshot(end);
         }
-        if node.log.end().index == LogIndex(0) {
+        if node.log.end().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
         node.following.matched = node.log.committed();
@@ -202,10 +210,12 @@ impl Node {
     /// The first entry of every log is the first member list, of term 0: the same bytes on every
     /// node.
     fn bootstrap(&mut self) {
+        let (id, list) = (self.config.id, self.config.members.clone());
+        assert!(list.get(id).is_some(), "node {id} is not a member");
         let mut members = Vec::new();
-        self.config.members.encode(&mut members);
-        self.log.push(&Command::new(Op::Membership(&members)));
-        self.seal_open(Term(0), 0);
+        list.encode(&mut members);
+        assert_eq!(self.raft.term(), Term(0), "an empty log knows no term");
+        self.append_members(0, &Command::new(Op::Membership(&members)), list);
     }
 
     /// Switches a bug on.
@@ -214,6 +224,7 @@ impl Node {
         self.seeded_bug = Some(bug);
         let has_it = !bug.is_of_one_node() || self.config.id == super::seeded::ODD_NODE;
         self.state.bug = has_it.then_some(bug);
+        self.membership.bug = Some(bug);
         if has_bug!(self, SessionsLostAtRestart) {
             self.state.sessions.forget_all();
         }
@@ -291,6 +302,7 @@ impl Node {
         self.settle_asks();
         let mut more = self.apply_committed(out);
         self.answer_other_writes(out);
+        self.leave_as_nonvoter();
         if self.raft.is_leader() {
             self.begin_round();
             more |= self.release_reads(out);
@@ -464,12 +476,6 @@ impl Node {
         self.raft.is_leader()
     }
 
-    /// Whether there is no other member.
-    #[must_use]
-    pub fn is_alone(&self) -> bool {
-        self.config.members.members().len() == 1
-    }
-
     /// Index of the last entry in the state.
     #[inline]
     #[must_use]
@@ -482,12 +488,6 @@ impl Node {
     #[must_use]
     pub fn reads_answered(&self) -> u64 {
         self.reads_found + self.reads_missed
-    }
-
-    /// All members.
-    #[must_use]
-    pub fn members(&self) -> &MemberList {
-        &self.config.members
     }
 
     /// How far the others are; nobody unless this node leads.

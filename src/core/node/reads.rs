@@ -13,7 +13,7 @@ use crate::core::pending::{OwnedRead, PendingRead};
 use crate::core::progress::Progress;
 use crate::core::quorum::{majority, reached_by};
 use crate::core::raft::Role;
-use crate::core::rounds::{Asked, Condition};
+use crate::core::rounds::{Asked, Condition, Needed};
 use crate::core::time::{Instant, Now};
 
 /// Reads that may wait, of all connections together.
@@ -41,7 +41,8 @@ impl Node {
         let quorum = asker.options.quorum.unwrap_or(self.config.read_quorum);
         let voters = self.quorum_size(quorum)?;
         let is_local = quorum == Quorum::Count(1);
-        let is_confirmed = is_local || (voters == 1 && self.raft.is_leader());
+        // Whoever is the only voter, and leads, asks nobody.
+        let is_confirmed = is_local || (self.is_lone_voter() && self.raft.is_leader());
         let mut after = asker.after;
         if !is_confirmed || (!is_local && !self.is_ready()) {
             let timeout = asker.options.timeout.unwrap_or(self.config.quorum_timeout);
@@ -56,8 +57,12 @@ impl Node {
                 // Whatever a voter that still follows holds, it got from this log.
                 after = after.max(LogIndex(self.log.next_index().0 - 1));
             }
-            if !has_bug!(self, ReadsWithoutRound) && voters > 1 {
-                return self.hold(voters, after, asker, read, deadline);
+            if !has_bug!(self, ReadsWithoutRound) && !is_confirmed {
+                let needed = match quorum {
+                    Quorum::Majority => Needed::Majority,
+                    Quorum::All | Quorum::Count(_) => Needed::Count(voters),
+                };
+                return self.hold(needed, after, asker, read, deadline);
             }
         }
         if after > self.log.applied() {
@@ -92,19 +97,23 @@ impl Node {
         Ok(ReadOutcome::Waiting { value_bytes })
     }
 
-    /// At the leader of others: answers now, and holds the answer back until `voters` voters have
+    /// At the leader of others: answers now, and holds the answer back until `needed` voters have
     /// confirmed that this node leads.
     fn hold(
         &mut self,
-        voters: usize,
+        needed: Needed,
         after: LogIndex,
         asker: &Asker,
         read: &Read<'_>,
         deadline: Instant,
     ) -> Result<ReadOutcome<'static>, Refusal> {
-        let voters = if has_bug!(self, ReadsOneVoterLess) { voters - 1 } else { voters };
+        let needed = match needed {
+            _ if !has_bug!(self, ReadsOneVoterLess) => needed,
+            Needed::Majority => Needed::Count(self.membership.majority() - 1),
+            Needed::Count(voters) => Needed::Count(voters - 1),
+        };
         let leading = self.leading.as_ref().expect("a leader leads");
-        let condition = leading.rounds.condition(voters);
+        let condition = leading.rounds.condition(needed);
         if after > self.log.applied() {
             return self.wait_for(after, asker, read, deadline, Some(condition));
         }
@@ -182,9 +191,14 @@ impl Node {
     }
 
     fn is_confirmed(&self, condition: Condition) -> bool {
+        let electorate = self.electorate();
         self.leading.as_ref().is_some_and(|leading| {
-            is_confirmed_by(&leading.members, leading.rounds.begun(), condition)
+            electorate.confirms(&leading.members, leading.rounds.begun(), condition)
         })
+    }
+
+    fn electorate(&self) -> Electorate {
+        Electorate { voters: self.raft.voters().len(), own: self.own_votes() }
     }
 
     /// Releases what is confirmed; true when `out` is full first.
@@ -192,12 +206,12 @@ impl Node {
         let Some(mut leading) = self.leading.take_if(|leading| !leading.rounds.is_empty()) else {
             return false;
         };
-        let begun = leading.rounds.begun();
+        let (begun, electorate) = (leading.rounds.begun(), self.electorate());
         let mut answers: Vec<Asked> = Vec::new();
         let more = leading.rounds.release(
             out,
             POLL_VALUES_BYTES_SOFT,
-            |condition| is_confirmed_by(&leading.members, begun, condition),
+            |condition| electorate.confirms(&leading.members, begun, condition),
             |asked| answers.push(asked),
         );
         let is_news = leading.told_commit < self.log.committed();
@@ -220,9 +234,8 @@ impl Node {
             true => self.log.committed(),
             false => self.log.committed().max(first_index),
         };
-        let voters = majority(self.raft.voters().len());
         let leading = self.leading.as_mut().expect("a leader leads");
-        let condition = leading.rounds.condition(voters);
+        let condition = leading.rounds.condition(Needed::Majority);
         leading.rounds.hold_asked(condition, Asked { by: from, id, index });
     }
 
@@ -307,10 +320,26 @@ impl Node {
     }
 }
 
-/// Whether as many voters as the condition asks for have answered in its round or a later one;
-/// the leader itself counts for every round that it has begun.
-fn is_confirmed_by(members: &[Progress], begun: u64, condition: Condition) -> bool {
-    let others = members.iter().filter(|member| member.is_voter);
-    let rounds = others.map(|member| member.round).chain([begun]);
-    reached_by(condition.voters, rounds).is_some_and(|confirmed| confirmed >= condition.round)
+/// Who confirms reads.
+#[derive(Clone, Copy)]
+struct Electorate {
+    /// How many voters there are.
+    voters: usize,
+    /// What the leader itself counts for.
+    own: usize,
+}
+
+impl Electorate {
+    /// Whether as many voters as the condition asks for have answered in its round or a later one;
+    /// the leader itself does for every round that it has begun.
+    fn confirms(self, members: &[Progress], begun: u64, condition: Condition) -> bool {
+        let needed = match condition.voters {
+            Needed::Majority => majority(self.voters),
+            Needed::Count(count) => count,
+        };
+        let others = members.iter().filter(|member| member.is_voter);
+        let own = std::iter::repeat_n(begun, self.own);
+        let rounds = others.map(|member| member.round).chain(own);
+        reached_by(needed, rounds).is_some_and(|confirmed| confirmed >= condition.round)
+    }
 }

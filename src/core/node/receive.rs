@@ -2,7 +2,7 @@
 //! the one that is for it.
 
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{LogIndex, NodeId, Role as MemberRole, Term};
+use kvorum_protocol::{LogIndex, NodeId, Term};
 
 use super::{Node, Violation};
 use crate::core::time::Now;
@@ -12,17 +12,20 @@ use crate::core::time::Now;
 const TERM_JUMP_MAX: u64 = 1 << 32;
 
 impl Node {
-    /// A message came from another member. The shell has checked that it is who it says.
+    /// A message came from another member. The shell has checked that it is one, and who it says:
+    /// it may be one that this node's list does not name yet, or a learner there that has become a
+    /// voter (Raft thesis, section 4.1).
     ///
     /// # Errors
     /// When no correct node sends such a message: its connection is to be closed.
     pub fn receive(&mut self, now: &Now, from: NodeId, message: Message) -> Result<(), Violation> {
         self.now = now.monotonic;
-        let Some(sender) = self.config.members.get(from).filter(|_| from != self.config.id) else {
-            return Err(Violation("it comes from a node that is no other member"));
-        };
-        let is_voter = sender.role == MemberRole::Voter;
-        check_sender(&message, is_voter)?;
+        if from == self.config.id {
+            return Err(Violation("it comes from this node itself"));
+        }
+        if matches!(message, Message::PreVoteRequest { term: Term(0), .. }) {
+            return Err(Violation("it asks for a pre-vote in term 0"));
+        }
         let term = message.term();
         if term.0.saturating_sub(self.raft.term().0) > TERM_JUMP_MAX {
             return Err(Violation("its term is far beyond every term so far"));
@@ -165,24 +168,4 @@ impl Node {
         let last_term = self.log.terms().term_at(last).expect("what is durable is in the log");
         self.send(from, Message::DurableReply { term, id, last, last_term });
     }
-}
-
-/// What only voters say must come from one.
-fn check_sender(message: &Message, is_voter: bool) -> Result<(), Violation> {
-    let needs_vote = match message {
-        Message::Ack { .. }
-        | Message::AppendReject { .. }
-        | Message::ReadIndexRequest { .. }
-        | Message::DurableRequest { .. }
-        | Message::SnapshotAck { .. }
-        | Message::StateHashReply { .. } => false,
-        Message::PreVoteRequest { term, .. } if *term == Term(0) => {
-            return Err(Violation("it asks for a pre-vote in term 0"));
-        }
-        _ => true,
-    };
-    if needs_vote && !is_voter {
-        return Err(Violation("it comes from a learner, and only voters say such things"));
-    }
-    Ok(())
 }

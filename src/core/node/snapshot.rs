@@ -38,9 +38,11 @@ impl Node {
         }
         let end = *self.log.committed_end();
         self.state.store.begin_walk(end.index);
+        let (members_index, members) = self.membership.committed();
         Some(SnapshotHead {
             end,
-            members: self.config.members.clone(),
+            members: members.clone(),
+            members_index,
             terms: self.log.terms().between(LogIndex(1), end.index.next()),
             hash_seed: self.state.store.hash_seed(),
             state_hash: self.state.hash(),
@@ -202,7 +204,7 @@ impl Node {
     /// When the snapshot is of a term that this node has not entered.
     pub fn install(&mut self, now: &Now, head: SnapshotHead, state: State) -> State {
         self.now = now.monotonic;
-        let SnapshotHead { end, terms, .. } = head;
+        let SnapshotHead { end, terms, members, members_index, .. } = head;
         assert!(end.term <= self.raft.term(), "its leader was heard in this term or before");
         self.following.owes_ack = true;
         if end.index <= self.log.committed() || self.has(end.index, end.term) {
@@ -210,6 +212,7 @@ impl Node {
         }
         assert!(!self.raft.is_leader(), "a leader has what is committed");
         self.install_log(end, terms);
+        self.adopt_members(members_index, members);
         std::mem::replace(&mut self.state, state)
     }
 

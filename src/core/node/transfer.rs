@@ -43,12 +43,17 @@ impl Node {
                 return Err(TransferError::Silent(to));
             }
             Some(to) => to,
-            None if self.raft.voters().len() == 1 => return Err(TransferError::Alone),
-            None => {
-                let best = self.live_voters().max_by_key(|member| member.matched);
-                best.ok_or(TransferError::AllSilent)?.id
-            }
+            None if self.is_lone_voter() => return Err(TransferError::Alone),
+            None => return self.transfer_to_best(),
         };
+        self.begin_transfer(to);
+        Ok(())
+    }
+
+    /// Hands leadership to the voter that is furthest.
+    pub(super) fn transfer_to_best(&mut self) -> Result<(), TransferError> {
+        let best = self.live_voters().max_by_key(|member| member.matched);
+        let to = best.ok_or(TransferError::AllSilent)?.id;
         self.begin_transfer(to);
         Ok(())
     }
@@ -76,7 +81,9 @@ impl Node {
     /// Tells the voter to stand once it has everything.
     pub(super) fn go_on_transferring(&mut self) {
         let last = self.log.end().index;
-        if self.log.open_bytes() > 0 {
+        // Who is no voter any more has nothing to hurry for, and waits for the last answers.
+        let may_wait = !self.raft.is_voter() && self.log.committed() < last;
+        if self.log.open_bytes() > 0 || may_wait {
             return;
         }
         let leading = self.leading.as_mut().expect("a leader leads");
@@ -94,7 +101,12 @@ impl Node {
         let (now, durable) = (self.now, self.log.durable_lsn());
         let is_idle = self.log.staged_bytes() == 0;
         let leading = self.leading.as_mut().expect("a leader leads");
-        leading.transfer = leading.transfer.filter(|transfer| now < transfer.deadline);
+        let is_late = leading.transfer.is_some_and(|transfer| now >= transfer.deadline);
+        if is_late && !self.raft.is_voter() {
+            self.leave_office();
+            return;
+        }
+        leading.transfer = leading.transfer.filter(|_| !is_late);
         if is_idle || leading.durable_since.0 != durable {
             leading.durable_since = (durable, now);
             return;

@@ -1,13 +1,14 @@
 //! Admitting writes, and answering them.
 
 use kvorum_protocol::limits::{BATCH_BYTES_SOFT, COMMAND_BYTES_MAX};
-use kvorum_protocol::{Command, Copies, LogIndex, Op};
+use kvorum_protocol::{Command, Copies, LogIndex, Op, Quorum};
 
 use super::{Node, Options, WriteOutcome, has_bug};
 use crate::core::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use crate::core::quorum::majority;
 use crate::core::time::{Instant, Now};
 use crate::core::waits::Wait;
+use crate::core::writes::ALL_VOTERS;
 
 /// Bytes of writes that may be open or on their way to the disk. Beyond it further writes wait at
 /// their connections, and reads go on.
@@ -82,10 +83,12 @@ impl Node {
         if grows && self.config.memory_max.is_some_and(|max| self.memory_with(bytes) > max) {
             return Err(Refusal::MemoryLimit);
         }
+        let majority = majority(self.raft.voters().len());
         if has_bug!(self, AnswersAtMajority) {
-            return Ok(voters.min(majority(self.raft.voters().len())));
+            return Ok(voters.min(majority));
         }
-        Ok(voters)
+        let all = options.quorum.unwrap_or(self.config.write_quorum) == Quorum::All;
+        Ok(if all && voters > majority { ALL_VOTERS } else { voters })
     }
 
     #[cold]
@@ -110,14 +113,18 @@ impl Node {
         if !self.writes.has_others() || self.leading.is_none() {
             return;
         }
-        let held: Vec<_> =
-            (1..=self.raft.voters().len()).map(|voters| self.held_by(voters)).collect();
+        let all = self.raft.voters().len();
+        let held: Vec<_> = (1..=all).map(|voters| self.held_by(voters)).collect();
+        // Of voters that are none any more nobody can say what they hold.
+        let held_by = |voters| match voters {
+            ALL_VOTERS => held[all - 1],
+            voters => held.get(voters - 1).copied().unwrap_or_default(),
+        };
         let leading = self.leading.as_mut().expect("a leader answers writes");
         let (log, store) = (&self.log, &self.state.store);
-        while let Some((to, answer)) = self.writes.take_other(
-            |voters| held[voters - 1],
-            |index| leading.foretold.answer(log, store, index),
-        ) {
+        while let Some((to, answer)) =
+            self.writes.take_other(held_by, |index| leading.foretold.answer(log, store, index))
+        {
             out.replies.push(Reply { to, answer });
         }
     }
@@ -134,7 +141,7 @@ impl Node {
         if self.waits.count() >= PENDING_WAITS_MAX {
             return Err(Refusal::Busy);
         }
-        let others = wait.others.min(self.config.members.members().len() - 1);
+        let others = wait.others.min(self.progress().count());
         let (wait, own) = (Wait { others, ..wait }, self.log.durable());
         let others = self.durable_elsewhere();
         Ok(self.waits.admit(now.monotonic, to, wait, own, &others))
@@ -161,7 +168,7 @@ impl Node {
         self.progress().map(|member| member.durable).collect()
     }
 
-    fn not_leader(&self) -> Refusal {
+    pub(super) fn not_leader(&self) -> Refusal {
         match self.raft.leader() {
             Some(leader) => Refusal::NotLeader { leader },
             None => Refusal::NoLeader,

@@ -17,6 +17,9 @@ const FIRST_LINE: &str = "kvorum peers 2";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     voters: BTreeMap<NodeId, Voter>,
+    /// The same of learners, as this process has met them last. They have promised nothing, until
+    /// they become voters.
+    learners: BTreeMap<NodeId, Voter>,
 }
 
 /// What is known of one.
@@ -67,19 +70,41 @@ impl Known {
     /// Learns what `theirs`, which was let in by node `own`, says of itself and of the others.
     /// Answers whether any of it is to be kept.
     pub fn learn(&mut self, own: NodeId, theirs: &Introduction, members: &MemberList) -> bool {
-        let before = self.clone();
+        let before = self.text();
         for (id, incarnation) in &theirs.known {
             if *id != own && is_voter(members, *id) {
                 self.voters.entry(*id).or_insert(Voter::new(*incarnation));
             }
         }
-        if is_voter(members, theirs.from) {
-            let met = Voter::new(theirs.incarnation);
-            let voter = self.voters.entry(theirs.from).or_insert(met);
-            voter.term = voter.term.max(theirs.term);
-            voter.boot = Some(theirs.boot);
+        let met = Voter::new(theirs.incarnation);
+        let voter = match is_voter(members, theirs.from) {
+            true => self.voters.entry(theirs.from).or_insert(met),
+            false => {
+                self.learners.insert(theirs.from, met);
+                self.learners.get_mut(&theirs.from).expect("just put there")
+            }
+        };
+        voter.term = voter.term.max(theirs.term);
+        voter.boot = Some(theirs.boot);
+        self.text() != before
+    }
+
+    /// The member is a voter from now on, and what it is now must not change any more. `is_met`: it
+    /// is connected; if not, it may have changed since it was met. Answers whether that is to be
+    /// kept.
+    pub fn promote(&mut self, member: NodeId, is_met: bool) -> bool {
+        let before = self.text();
+        self.voters.remove(&member);
+        if let Some(learner) = self.learners.remove(&member).filter(|_| is_met) {
+            self.voters.insert(member, learner);
         }
-        self.text() != before.text()
+        self.text() != before
+    }
+
+    /// The member is none any more.
+    pub fn forget(&mut self, member: NodeId) -> bool {
+        self.learners.remove(&member);
+        self.voters.remove(&member).is_some()
     }
 
     /// Learns that `member` remembers `term`. Answers whether that is to be kept.
@@ -95,7 +120,8 @@ impl Known {
 
     /// Learns that the log of `member` never ends before `durable` again in `term`.
     pub fn learn_durable(&mut self, member: NodeId, term: Term, durable: LogIndex) {
-        if let Some(voter) = self.voters.get_mut(&member) {
+        let voter = self.voters.get_mut(&member);
+        if let Some(voter) = voter.or_else(|| self.learners.get_mut(&member)) {
             voter.durable = voter.durable.max((term, durable));
         }
     }
@@ -154,7 +180,7 @@ impl Known {
     /// A table of these voters: id, incarnation, and the term that each remembers.
     pub fn of(voters: impl IntoIterator<Item = (NodeId, u64, Term)>) -> Known {
         let entry = |(id, incarnation, term)| (id, Voter { term, ..Voter::new(incarnation) });
-        Known { voters: voters.into_iter().map(entry).collect() }
+        Known { voters: voters.into_iter().map(entry).collect(), ..Known::default() }
     }
 }
 
@@ -165,7 +191,7 @@ fn is_voter(members: &MemberList, id: NodeId) -> bool {
 #[cfg(test)]
 mod tests {
     use kvorum_protocol::peer::{Lane, Reason};
-    use kvorum_protocol::{ClusterId, Member};
+    use kvorum_protocol::{Change, ClusterId, Member};
 
     use super::*;
 
@@ -187,6 +213,8 @@ mod tests {
             boot,
             epoch: 1,
             members: members().fingerprint(),
+            members_index: LogIndex(1),
+            address: format!("b:{from}"),
             term: Term(term),
             durable: LogIndex(0),
             has_secret: false,
@@ -283,6 +311,25 @@ mod tests {
         let mut known = Known::default();
         assert!(lets_in(&mut known, &introduction(9, 900, 5, 1)));
         assert!(lets_in(&mut known, &introduction(9, 901, 0, 2)));
+    }
+
+    #[test]
+    fn a_learner_that_becomes_a_voter_has_to_stay_what_it_is() {
+        let nine = NodeId(9);
+        let voters = members().changed(&Change::Promote(nine)).unwrap();
+        let mut known = Known::default();
+        assert!(lets_in(&mut known, &introduction(9, 900, 5, 1)));
+        assert!(lets_in(&mut known, &introduction(9, 901, 0, 2)));
+        let mut connected = known.clone();
+        assert!(connected.promote(nine, true));
+        assert_eq!(connected.incarnations(), [(nine, 901)]);
+        assert!(connected.judge(OWN, &introduction(9, 901, 0, 3), &voters).is_ok());
+        assert!(connected.judge(OWN, &introduction(9, 902, 0, 3), &voters).is_err());
+        // Who is away may have come to others with another directory before it was promoted.
+        assert!(!known.promote(nine, false));
+        assert!(known.judge(OWN, &introduction(9, 902, 0, 3), &voters).is_ok());
+        assert!(connected.forget(nine));
+        assert!(connected.incarnations().is_empty());
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 
 use bytes::Bytes;
-use kvorum_protocol::DecodeError;
 use kvorum_protocol::peer::frame::Phase;
 use kvorum_protocol::peer::handshake::{Acceptor, Dialer};
 use kvorum_protocol::peer::{Introduction, Lane, Refusal};
+use kvorum_protocol::{DecodeError, NodeId};
 use mio::event::Event;
 use mio::net::TcpStream;
 
@@ -40,7 +40,7 @@ pub enum Origin {
     /// This node, to send on it.
     Dialed {
         /// Whom it called.
-        route: usize,
+        member: NodeId,
         /// For which messages.
         lane: Lane,
         /// The other side's process, once it is known.
@@ -54,7 +54,7 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// Which member.
-    pub route: usize,
+    pub member: NodeId,
     /// For which messages.
     pub lane: Lane,
     /// Its process.
@@ -89,6 +89,8 @@ pub enum End {
     Unread,
     /// A newer connection takes its place, or it leads to a process that is gone.
     Replaced,
+    /// The other side is no member any more.
+    Left,
     /// Too many strangers wait, and of those that have shown the least this one has waited longest.
     Crowded,
 }
@@ -123,6 +125,7 @@ impl fmt::Display for End {
             End::Late => f.write_str("the handshake took too long"),
             End::Unread => f.write_str("the other side does not read"),
             End::Replaced => f.write_str("replaced by a newer connection"),
+            End::Left => f.write_str("it is no member any more"),
             End::Crowded => f.write_str("too many connections are in their handshake"),
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kvorum_protocol::limits::MEMBERS_MAX;
 use kvorum_protocol::peer::handshake::{Acceptor, Dialer, Failure, Step};
 use kvorum_protocol::peer::wire;
 use kvorum_protocol::peer::{Introduction, Lane, Refusal};
@@ -15,10 +16,11 @@ use mio::{Interest, Token};
 use super::link::{Caller, End, Link, Origin, Stage};
 use super::peers::{Peers, STRANGERS_MAX};
 use super::resolve::Resolver;
-use super::route::{DialState, LANES, lane_at};
+use super::route::{DialState, LANES, Route, lane_at};
 use super::socket::prepare;
 use crate::core::{Instant, Node, Now};
 use crate::net::listener::Accepted;
+use crate::net::members::list;
 
 /// How long the kernel may take to connect. It repeats itself after a second; so do we, and are
 /// sooner there when the network is.
@@ -38,48 +40,49 @@ impl Peers {
 
     /// Dials whoever is due.
     pub(super) fn dial_due(&mut self, now: &Now, node: &mut Node) {
-        for route in 0..self.routes.len() {
-            if self.routes[route].deadline() > now.monotonic {
-                continue;
-            }
+        let is_due = |route: &&Route| route.deadline() <= now.monotonic;
+        let due: Vec<NodeId> = self.routes.values().filter(is_due).map(|r| r.member).collect();
+        for member in due {
             for lane in LANES {
-                let dial = self.routes[route].dial(lane);
-                if matches!(dial.state, DialState::Waiting(due) if due <= now.monotonic) {
-                    self.dial(route, lane, now, node);
+                let Some(route) = self.routes.get_mut(&member) else { continue };
+                let state = route.dial(lane).state;
+                if matches!(state, DialState::Waiting(due) if due <= now.monotonic) {
+                    self.dial(member, lane, now, node);
                 }
             }
         }
     }
 
-    fn dial(&mut self, route: usize, lane: Lane, now: &Now, node: &mut Node) {
-        let address = &self.routes[route].address;
-        if let Some(number) = Resolver::number(address) {
-            return self.connect(route, lane, number, now, node);
+    fn dial(&mut self, member: NodeId, lane: Lane, now: &Now, node: &mut Node) {
+        let Some(route) = self.routes.get_mut(&member) else { return };
+        if let Some(number) = Resolver::number(&route.address) {
+            return self.connect(member, lane, number, now, node);
         }
-        match self.resolver.begin(route, lane, address) {
-            Ok(()) => self.routes[route].dial(lane).state = DialState::Resolving,
-            Err(error) => self.dial_failed(route, lane, error, now, node),
+        match self.resolver.begin(member, lane, &route.address) {
+            Ok(()) => route.dial(lane).state = DialState::Resolving,
+            Err(error) => self.dial_failed(member, lane, error, now, node),
         }
     }
 
     /// Goes on with those whose names have been looked up.
     pub(super) fn take_resolved(&mut self, now: &Now, node: &mut Node) {
         for resolved in self.resolver.take() {
-            let (route, lane) = (resolved.route, resolved.lane);
+            let (member, lane) = (resolved.member, resolved.lane);
+            let Some(route) = self.routes.get_mut(&member) else { continue };
             match resolved.addresses {
                 Ok(addresses) => {
                     // A name may have several: they take turns.
-                    let turn = self.routes[route].dial(lane).failures % addresses.len();
-                    self.connect(route, lane, addresses[turn], now, node);
+                    let turn = route.dial(lane).failures % addresses.len();
+                    self.connect(member, lane, addresses[turn], now, node);
                 }
-                Err(error) => self.dial_failed(route, lane, error, now, node),
+                Err(error) => self.dial_failed(member, lane, error, now, node),
             }
         }
     }
 
     fn connect(
         &mut self,
-        route: usize,
+        member: NodeId,
         lane: Lane,
         address: SocketAddr,
         now: &Now,
@@ -93,26 +96,27 @@ impl Peers {
         });
         match connected {
             Ok((stream, id)) => {
-                let origin = Origin::Dialed { route, lane, boot: None };
+                let origin = Origin::Dialed { member, lane, boot: None };
                 let deadline = now.monotonic.after(CONNECT_MAX);
                 let stage = Stage::Connecting;
                 let link = Link::new(stream, id, address.to_string(), origin, stage, deadline);
                 self.links.insert(id, Box::new(link));
-                self.routes[route].dial(lane).state = DialState::Busy(id);
+                let route = self.routes.get_mut(&member).expect("it is dialed");
+                route.dial(lane).state = DialState::Busy(id);
             }
-            Err(error) => self.dial_failed(route, lane, error, now, node),
+            Err(error) => self.dial_failed(member, lane, error, now, node),
         }
     }
 
     fn dial_failed(
         &mut self,
-        route: usize,
+        member: NodeId,
         lane: Lane,
         error: io::Error,
         now: &Now,
         node: &mut Node,
     ) {
-        self.dial_ended([route, lane_at(lane)], false, &End::Broken(error), now, node);
+        self.dial_ended((member, lane), false, &End::Broken(error), now, node);
     }
 
     fn register(&self, stream: &mut TcpStream, id: u64) -> io::Result<()> {
@@ -124,14 +128,57 @@ impl Peers {
 
     /// A dialed connection is there: says HELLO.
     pub(super) fn greet(&mut self, link: &mut Link, now: &Now) {
-        let Origin::Dialed { route, lane, .. } = link.origin else {
+        let Origin::Dialed { member, lane, .. } = link.origin else {
             unreachable!("what is accepted is connected")
         };
         self.epoch += 1;
-        let own = self.introduction(self.routes[route].member, lane);
+        let own = self.introduction(member, lane);
         let secret = self.secret.clone();
         link.stage = Stage::Dialing(link.outbox.append(|out| Dialer::new(own, secret, out)));
         link.deadline = now.monotonic.after(HANDSHAKE_MAX);
+    }
+
+    // Members that come and go
+
+    /// Dials whoever has become a member, and leaves those who are none any more.
+    pub(super) fn follow_members(&mut self, now: &Now, node: &mut Node) {
+        let Some(changes) = self.roster.follow(node) else { return };
+        if changes.is_other_list {
+            log::info!("the members are {}", list(self.roster.list()));
+        }
+        for member in changes.here {
+            let route = self.routes.entry(member.id).or_insert_with(|| Route::new(&member));
+            if route.address != member.peer {
+                route.address.clone_from(&member.peer);
+                route.hurry(now.monotonic);
+            }
+        }
+        let mut is_news = false;
+        for id in changes.promoted {
+            let is_met = self.routes.get(&id).is_some_and(|route| route.is_heard());
+            is_news |= self.known.promote(id, is_met);
+        }
+        for id in changes.gone {
+            is_news |= self.known.forget(id);
+            self.leave(id, now, node);
+        }
+        if is_news {
+            self.known_file.submit(&self.known);
+        }
+    }
+
+    /// The connections with a member end. If it calls again it is told why.
+    fn leave(&mut self, member: NodeId, now: &Now, node: &mut Node) {
+        self.routes.remove(&member);
+        let is_its_own = |link: &Link| match link.origin {
+            Origin::Dialed { member: called, .. } => called == member,
+            Origin::Accepted(Some(caller)) => caller.member == member,
+            Origin::Accepted(None) => false,
+        };
+        while let Some(link) = self.links.values().find(|link| is_its_own(link)) {
+            self.end(link.id, End::Left, now, node);
+        }
+        log::info!("node {member} is no member any more");
     }
 
     // Accepting
@@ -196,6 +243,7 @@ impl Peers {
     // The handshake
 
     fn introduction(&self, to: NodeId, lane: Lane) -> Introduction {
+        let (members_index, members) = self.roster.committed();
         Introduction {
             from: self.id,
             to,
@@ -204,7 +252,9 @@ impl Peers {
             incarnation: self.incarnation,
             boot: self.boot,
             epoch: self.epoch,
-            members: self.members.fingerprint(),
+            members: members.fingerprint(),
+            members_index,
+            address: self.address.clone(),
             term: self.durable.term,
             durable: self.durable.last,
             has_secret: self.secret.is_some(),
@@ -225,7 +275,7 @@ impl Peers {
         let step = match stage {
             Stage::Dialing(dialer) => outbox.append(|out| dialer.receive(frame, out)),
             Stage::Accepting(acceptor) => {
-                outbox.append(|out| acceptor.receive(frame, &self.members, out))
+                outbox.append(|out| acceptor.receive(frame, self.roster.list(), out))
             }
             Stage::Connecting | Stage::Open => unreachable!("not in a handshake"),
         };
@@ -253,7 +303,11 @@ impl Peers {
         now: &Now,
         node: &mut Node,
     ) -> Result<(), End> {
-        if let Err(refusal) = self.known.judge(self.id, &theirs, &self.members) {
+        let judged = match self.roster.is_removed(theirs.from) {
+            true => Err(Refusal::removed(self.id, theirs.from)),
+            false => self.known.judge(self.id, &theirs, self.roster.list()),
+        };
+        if let Err(refusal) = judged {
             let Link { stage, outbox, .. } = link;
             outbox.append(|out| match stage {
                 Stage::Dialing(dialer) => dialer.refuse(&refusal, out),
@@ -262,7 +316,7 @@ impl Peers {
             });
             return Err(End::Refuses(refusal));
         }
-        let is_news = self.known.learn(self.id, &theirs, &self.members);
+        let is_news = self.known.learn(self.id, &theirs, self.roster.list());
         // Of a learner nothing is kept. What others say beside does not matter to this one.
         let is_safe = !self.known.holds(&theirs) || self.known_file.holds(&theirs);
         if is_news || !is_safe {
@@ -321,9 +375,20 @@ impl Peers {
         let Stage::Accepting(acceptor) = &mut link.stage else {
             unreachable!("only callers are welcomed")
         };
-        let route = self.route_of(theirs.from).expect("callers are other members");
-        let caller = Caller { route, lane: theirs.lane, boot: theirs.boot, epoch: theirs.epoch };
-        let before = self.routes[route].incoming[lane_at(caller.lane)];
+        let Introduction { from: member, lane, boot, epoch, .. } = *theirs;
+        let caller = Caller { member, lane, boot, epoch };
+        // It may know of a newer list, which has it in it: then it says itself where it is.
+        if !self.routes.contains_key(&member) && self.routes.len() >= MEMBERS_MAX {
+            return Err(End::Crowded);
+        }
+        let route = self.routes.entry(member).or_insert_with(|| {
+            log::info!(
+                "node {member} ({}) knows of newer members, itself among them",
+                theirs.address
+            );
+            Route::at(member, theirs.address.clone())
+        });
+        let before = route.incoming[lane_at(caller.lane)];
         if let Some(before) = before {
             if self.is_newer(before, &caller) {
                 let refusal = Refusal::replaced(self.id, theirs.from);
@@ -336,9 +401,10 @@ impl Peers {
         link.stage = Stage::Open;
         link.deadline = Instant::NEVER;
         link.origin = Origin::Accepted(Some(caller));
-        self.routes[route].incoming[lane_at(caller.lane)] = Some(link.id);
         self.end_older(&caller, now, node);
-        self.routes[route].hurry(now.monotonic);
+        let route = self.routes.get_mut(&member).expect("it has one by now");
+        route.incoming[lane_at(caller.lane)] = Some(link.id);
+        route.hurry(now.monotonic);
         Ok(())
     }
 
@@ -355,11 +421,11 @@ impl Peers {
     /// Ends the connections with a process of the member that is gone: a new one has called.
     fn end_older(&mut self, caller: &Caller, now: &Now, node: &mut Node) {
         let is_older = |link: &Link| match link.origin {
-            Origin::Dialed { route, boot: Some(boot), .. } => {
-                route == caller.route && boot != caller.boot
+            Origin::Dialed { member, boot: Some(boot), .. } => {
+                member == caller.member && boot != caller.boot
             }
             Origin::Accepted(Some(before)) => {
-                before.route == caller.route && before.boot != caller.boot
+                before.member == caller.member && before.boot != caller.boot
             }
             _ => false,
         };
@@ -370,7 +436,7 @@ impl Peers {
 
     /// A dialed connection may be used.
     fn joined(&mut self, link: &mut Link, now: &Now, node: &mut Node) {
-        let Origin::Dialed { route, lane, .. } = link.origin else {
+        let Origin::Dialed { member, lane, .. } = link.origin else {
             unreachable!("only dialers wait to be welcomed")
         };
         link.stage = Stage::Open;
@@ -380,7 +446,7 @@ impl Peers {
             let term = self.durable.term;
             link.outbox.append(|out| wire::encode_durable(term, LogIndex(0), out));
         }
-        let route = &mut self.routes[route];
+        let Some(route) = self.routes.get_mut(&member) else { return };
         route.told_durable = LogIndex(0);
         let dial = route.dial(lane);
         dial.state = DialState::Open(link.id);

@@ -13,6 +13,7 @@ mod meeting;
 mod outbox;
 mod peers;
 mod resolve;
+mod roster;
 mod route;
 mod said;
 mod secret_file;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvorum_protocol::peer::wire::{self, Frame};
 use kvorum_protocol::peer::{Lane, Message, Reason, Refusal, Secret};
-use kvorum_protocol::{ClusterId, LogIndex, MemberList, NodeId, Role};
+use kvorum_protocol::{ClusterId, LogIndex, MemberList, NodeId};
 use mio::event::Event;
 use mio::{Interest, Registry, Token, Waker};
 
@@ -16,6 +16,7 @@ use super::known::Known;
 use super::known_file::KnownFile;
 use super::link::{End, Link, Origin, Stage};
 use super::resolve::Resolver;
+use super::roster::Roster;
 use super::route::{Route, lane_at};
 use super::said::Said;
 use crate::core::{Instant, Node, Now};
@@ -50,6 +51,11 @@ pub struct PeersConfig {
     pub id: NodeId,
     /// All members.
     pub members: MemberList,
+    /// Where that list stands in the log of the cluster that this node joins; 0 for one whose own
+    /// log says it.
+    pub told_index: LogIndex,
+    /// Where others reach this node, `host:port`.
+    pub address: String,
     /// The cluster that the data directory belongs to.
     pub cluster: ClusterId,
     /// The incarnation of the data directory.
@@ -72,7 +78,9 @@ pub struct PeersConfig {
 #[derive(Debug)]
 pub struct Peers {
     pub(super) id: NodeId,
-    pub(super) members: Arc<MemberList>,
+    pub(super) roster: Roster,
+    /// Where others reach this node.
+    pub(super) address: String,
     pub(super) cluster: ClusterId,
     pub(super) incarnation: u64,
     /// Drawn for this process.
@@ -84,16 +92,16 @@ pub struct Peers {
     pub(super) secret: Option<Secret>,
     pub(super) known: Known,
     pub(super) known_file: KnownFile,
-    /// Another member knows that this node has forgotten what it has promised.
-    forgot: Option<Refusal>,
+    /// Another member knows that this node has forgotten what it has promised, or was removed.
+    verdict: Option<Refusal>,
     trace: bool,
     pub(super) registry: Registry,
     pub(super) listener: Listener,
     /// When to accept again; `None` while nobody is known to wait.
     pub(super) accept_at: Option<Instant>,
     pub(super) resolver: Resolver,
-    /// One for each other member, in the order of their ids.
-    pub(super) routes: Vec<Route>,
+    /// One for each other member.
+    pub(super) routes: BTreeMap<NodeId, Route>,
     pub(super) links: BTreeMap<u64, Box<Link>>,
     links_made: u32,
     /// Links with something to do, each at most once.
@@ -116,11 +124,13 @@ impl Peers {
         waker: Arc<Waker>,
     ) -> std::io::Result<Peers> {
         registry.register(config.listener.source(), listener, Interest::READABLE)?;
-        let others = config.members.members().iter().filter(|member| member.id != config.id);
+        let roster = Roster::new(config.id, config.members, config.told_index);
+        let routes = roster.others().map(|member| (member.id, Route::new(member)));
         Ok(Peers {
             id: config.id,
-            routes: others.map(Route::new).collect(),
-            members: Arc::new(config.members),
+            routes: routes.collect(),
+            roster,
+            address: config.address,
             cluster: config.cluster,
             incarnation: config.incarnation,
             boot: rand::random(),
@@ -129,7 +139,7 @@ impl Peers {
             secret: config.secret,
             known: config.known,
             known_file: KnownFile::start(config.disk, Arc::clone(&waker))?,
-            forgot: None,
+            verdict: None,
             trace: config.trace,
             registry,
             listener: config.listener,
@@ -167,7 +177,7 @@ impl Peers {
 
     /// When the poll must wake up, if nothing happens.
     pub fn deadline(&self) -> Instant {
-        let routes = self.routes.iter().map(Route::deadline);
+        let routes = self.routes.values().map(Route::deadline);
         let links = self.links.values().map(|link| link.deadline);
         let accept = self.accept_at.unwrap_or(Instant::NEVER);
         routes.chain(links).fold(accept, Instant::min)
@@ -177,6 +187,7 @@ impl Peers {
 
     /// Hands the core what has come, and keeps the connections alive.
     pub fn receive(&mut self, now: &Now, node: &mut Node) {
+        self.follow_members(now, node);
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { break };
             self.serve(id, now, node);
@@ -190,8 +201,8 @@ impl Peers {
 
     /// Puts a message on its way, or drops it when there is none.
     pub fn send(&mut self, now: &Now, to: NodeId, message: &Message) {
-        let Some(route) = self.route_of(to) else { return };
-        let Some(id) = self.routes[route].open_link(message.lane()) else { return };
+        let Some(route) = self.routes.get_mut(&to) else { return };
+        let Some(id) = route.open_link(message.lane()) else { return };
         if self.trace {
             trace(now, self.id, to, message);
         }
@@ -200,7 +211,7 @@ impl Peers {
         mark_dirty(link, &mut self.dirty);
         // A leader gets no chance to acknowledge what it has itself: it says so beside.
         let LogState { term, last } = self.durable;
-        let told = &mut self.routes[route].told_durable;
+        let told = &mut route.told_durable;
         if matches!(message, Message::Heartbeat { term: led, .. } if *led == term) && *told < last {
             *told = last;
             link.outbox.append(|out| wire::encode_durable(term, last, out));
@@ -215,7 +226,7 @@ impl Peers {
         if !has_term {
             return;
         }
-        for route in &mut self.routes {
+        for route in self.routes.values_mut() {
             route.told_durable = LogIndex(0);
             let Some(id) = route.open_link(Lane::Control) else { continue };
             let Some(link) = self.links.get_mut(&id) else { continue };
@@ -238,26 +249,17 @@ impl Peers {
     }
 
     /// Why this node must stop, if it must: another member knows that it has forgotten what it has
-    /// promised.
-    pub fn take_forgot(&mut self) -> Option<Refusal> {
-        self.forgot.take()
+    /// promised, or that it was removed.
+    pub fn take_verdict(&mut self) -> Option<Refusal> {
+        self.verdict.take()
     }
 
     // Links
-
-    /// A learner has promised nothing that it could forget.
-    fn is_voter(&self) -> bool {
-        self.members.get(self.id).is_some_and(|own| own.role == Role::Voter)
-    }
 
     /// A name for the next link.
     pub(super) fn next_id(&mut self) -> u64 {
         self.links_made = self.links_made.wrapping_add(1);
         u64::from(self.links_made) << 32 | PEER_TOKEN
-    }
-
-    pub(super) fn route_of(&self, member: NodeId) -> Option<usize> {
-        self.routes.binary_search_by_key(&member, |route| route.member).ok()
     }
 
     fn serve(&mut self, id: u64, now: &Now, node: &mut Node) {
@@ -310,7 +312,7 @@ impl Peers {
             // Members send on what they have dialed themselves.
             return Err(End::Malformed(kvorum_protocol::DecodeError::Invalid("direction")));
         };
-        let from = self.routes[caller.route].member;
+        let from = caller.member;
         match wire::decode(frame)? {
             Frame::Message(message) => {
                 if self.trace {
@@ -338,7 +340,7 @@ impl Peers {
     /// A part of a large message came: whoever sends it is alive.
     fn take_sign_of_life(&self, link: &Link, now: &Now, node: &mut Node) {
         if let (Stage::Open, Origin::Accepted(Some(caller))) = (&link.stage, &link.origin) {
-            node.heard(now, self.routes[caller.route].member);
+            node.heard(now, caller.member);
         }
     }
 
@@ -359,21 +361,23 @@ impl Peers {
         // Closing the descriptor would do; a failure here means that it is gone already.
         let _ = self.registry.deregister(link.source());
         match &end {
+            // A learner has promised nothing that it could forget.
             End::Refused { refusal, is_authentic: true }
-                if refusal.reason == Reason::Amnesia && self.is_voter() =>
+                if refusal.reason == Reason::Amnesia && self.roster.is_voter()
+                    || refusal.reason == Reason::Removed =>
             {
-                self.forgot = Some(refusal.clone());
+                self.verdict = Some(refusal.clone());
                 return;
             }
             _ => {}
         }
         match link.origin {
-            Origin::Dialed { route, lane, .. } => {
+            Origin::Dialed { member, lane, .. } => {
                 let was_open = matches!(link.stage, Stage::Open);
-                self.dial_ended([route, lane_at(lane)], was_open, &end, now, node);
+                self.dial_ended((member, lane), was_open, &end, now, node);
             }
             Origin::Accepted(Some(caller)) => {
-                let route = &mut self.routes[caller.route];
+                let Some(route) = self.routes.get_mut(&caller.member) else { return };
                 let incoming = &mut route.incoming[lane_at(caller.lane)];
                 if *incoming == Some(id) {
                     *incoming = None;
@@ -393,20 +397,20 @@ impl Peers {
 
     pub(super) fn dial_ended(
         &mut self,
-        [route, lane]: [usize; 2],
+        (member, lane): (NodeId, Lane),
         was_open: bool,
         end: &End,
         now: &Now,
         node: &mut Node,
     ) {
-        let route = &mut self.routes[route];
-        let dial = &mut route.dials[lane];
+        let Some(route) = self.routes.get_mut(&member) else { return };
+        let dial = route.dial(lane);
         if was_open {
             dial.broke(now.monotonic);
         } else {
             dial.failed(now.monotonic);
         }
-        let (member, address) = (route.member, &route.address);
+        let address = &route.address;
         let line = match end {
             End::Broken(_) | End::Closed | End::Late if !was_open => "can not be reached".into(),
             _ => end.to_string(),

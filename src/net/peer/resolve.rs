@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use kvorum_protocol::NodeId;
 use kvorum_protocol::peer::Lane;
 use mio::Waker;
 
@@ -13,7 +14,7 @@ use mio::Waker;
 #[derive(Debug)]
 pub struct Resolved {
     /// Whose address it is.
-    pub route: usize,
+    pub member: NodeId,
     /// For which connection.
     pub lane: Lane,
     /// Where it is, at least one address; or why that is not known.
@@ -42,7 +43,7 @@ impl Resolver {
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub fn begin(&self, route: usize, lane: Lane, address: &str) -> io::Result<()> {
+    pub fn begin(&self, member: NodeId, lane: Lane, address: &str) -> io::Result<()> {
         let (results, waker) = (Arc::clone(&self.results), Arc::clone(&self.waker));
         let address = address.to_owned();
         let look_up = move || {
@@ -52,7 +53,7 @@ impl Resolver {
                 false => Ok(addresses),
             });
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-            results.push(Resolved { route, lane, addresses });
+            results.push(Resolved { member, lane, addresses });
             drop(results);
             if let Err(error) = waker.wake() {
                 log::error!("can not wake the reactor: {error}");

@@ -59,10 +59,15 @@ pub enum DialState {
 impl Route {
     /// A way that nobody has gone yet: to be dialed at once.
     pub fn new(member: &Member) -> Route {
+        Route::at(member.id, member.peer.clone())
+    }
+
+    /// The same for a node that is known by its own word only.
+    pub fn at(member: NodeId, address: String) -> Route {
         let dial = || Dial { state: DialState::Waiting(Instant::default()), failures: 0 };
         Route {
-            member: member.id,
-            address: member.peer.clone(),
+            member,
+            address,
             dials: [dial(), dial()],
             incoming: [None; 2],
             told_durable: LogIndex(0),

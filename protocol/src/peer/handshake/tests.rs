@@ -1,7 +1,7 @@
 //! Both sides of a handshake, driven frame by frame.
 
 use super::*;
-use crate::membership::{Member, Role};
+use crate::membership::{Change, Member, Role};
 use crate::peer::Lane;
 use crate::peer::frame::{Phase, frame_bytes};
 use crate::types::{ClusterId, LogIndex, Term};
@@ -21,6 +21,8 @@ fn introduction_of(from: u16, to: u16) -> Introduction {
         boot: u64::from(from),
         epoch: 1,
         members: members(&[1, 2, 3]).fingerprint(),
+        members_index: LogIndex(8),
+        address: format!("b:{from}"),
         term: Term(5),
         durable: LogIndex(12),
         has_secret: false,
@@ -120,17 +122,20 @@ fn the_bytes_are_those_of_the_specification() {
     let mut hello = Vec::new();
     let _ = Dialer::new(introduction_of(1, 2), None, &mut hello);
     let expected: Vec<u8> = [
-        &[16, 241, 203, 112, 104, 0, 0, 0, 1, 0, 0, 0][..],
+        &[149, 227, 51, 92, 116, 0, 0, 0, 1, 0, 0, 0][..],
         // Version, flags, lane, from, to.
-        &[1, 0, 0, 1, 1, 0, 2, 0],
+        &[2, 0, 0, 1, 1, 0, 2, 0],
         // Cluster, incarnation, boot, epoch.
         &[7_u64, 100, 1, 1].map(u64::to_le_bytes).concat(),
         &members(&[1, 2, 3]).fingerprint().to_le_bytes(),
         // Term, durable.
         &[5_u64, 12].map(u64::to_le_bytes).concat(),
         &[1; 16],
+        &8_u64.to_le_bytes(),
         // One is known.
-        &[1, 0, 3, 0],
+        &[1, 0],
+        b"\x03b:1",
+        &[3, 0],
         &300_u64.to_le_bytes(),
     ]
     .concat();
@@ -167,6 +172,31 @@ fn each_difference_has_its_reason_and_both_sides_hear_it() {
         Outcome::DialerRefuses(Reason::Secret, Failure::Refused { refusal, is_authentic }) => {
             assert_eq!((refusal.reason, is_authentic), (Reason::Secret, false));
         }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn lists_may_differ_while_they_change() {
+    let both = |at: u64| {
+        let newer = Introduction {
+            members: members(&[1, 2, 3, 4]).fingerprint(),
+            members_index: LogIndex(at),
+            ..introduction_of(4, 2)
+        };
+        [newer, introduction_of(2, 2)]
+    };
+    let list = members(&[1, 2, 3]);
+    assert!(matches!(meet(both(9), [None, None], &list), Outcome::Met { .. }));
+    for (at, reason) in [(7, Reason::NotMember), (8, Reason::Members)] {
+        match meet(both(at), [None, None], &list) {
+            Outcome::AcceptorRefuses(said, _) => assert_eq!(said, reason),
+            other => panic!("{other:?}"),
+        }
+    }
+    let after = members(&[1, 2, 3, 4]).changed(&Change::Remove(NodeId(4))).unwrap();
+    match meet(both(7), [None, None], &after) {
+        Outcome::Met { dialer, .. } => assert_eq!(dialer.from, NodeId(4), "for the caller to say"),
         other => panic!("{other:?}"),
     }
 }
