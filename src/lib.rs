@@ -7,4 +7,5 @@ pub mod config;
 pub mod core;
 pub mod disk;
 pub mod net;
+pub mod snapshot;
 pub mod wal;

@@ -507,7 +507,9 @@ fn follow(log: &mut LogState, record: &Record) {
     let continues = match record {
         Record::Batch(batch) => log.batch(batch.header()),
         Record::TermVote { term, voted_for } => log.term_vote(*term, *voted_for),
-        Record::Truncate { .. } => panic!("a lone voter takes nothing back"),
+        Record::Truncate { .. } | Record::Install { .. } => {
+            panic!("a lone voter takes nothing back")
+        }
     };
     continues.expect("a record that can come next");
 }
@@ -521,7 +523,9 @@ fn start(records: &[(Lsn, Record)]) -> Node {
                 recovery.batch(*lsn, batch.header(), batch.bytes()).unwrap();
             }
             Record::TermVote { term, voted_for } => recovery.term_vote(*lsn, *term, *voted_for),
-            Record::Truncate { .. } => panic!("a lone voter takes nothing back"),
+            Record::Truncate { .. } | Record::Install { .. } => {
+                panic!("a lone voter takes nothing back")
+            }
         }
     }
     let members = MemberList::lone(NodeId(1), "localhost:6379").unwrap();

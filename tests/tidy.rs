@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// Which modules of the root package each module may name. The pure core names no other; a module
 /// that is not listed here is in no layer yet.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("core", &[]),
     ("config", &[]),
     ("disk", &[]),
+    ("snapshot", &["core", "disk"]),
     ("wal", &["core", "disk"]),
     ("client", &[]),
-    ("net", &["config", "core", "disk", "wal"]),
+    ("net", &["config", "core", "disk", "snapshot", "wal"]),
     ("bench", &["client"]),
-    ("cli", &["bench", "client", "config", "core", "disk", "net", "wal"]),
+    ("cli", &["bench", "client", "config", "core", "disk", "net", "snapshot", "wal"]),
 ];
 
 /// Where no I/O, clock, thread or global randomness may be: time and seeds are arguments.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use kvorum::core::{Fetch, Record, Recovery};
 use kvorum::disk::{Disk, FileDisk};
-use kvorum::net::LogReader;
+use kvorum::net::{Fetched, LogReader};
 use kvorum::wal::{self, Identity, WalConfig};
 use kvorum_protocol::{Batch, BatchBuilder, Command, LogIndex, LogTimeMs, Lsn, NodeId, Op, Term};
 use mio::{Events, Poll, Token, Waker};
@@ -97,7 +97,10 @@ fn read_back(disk: Arc<dyn Disk>, entries: u64) -> ReadBack {
         read.fetches += 1;
         let batches = loop {
             if let Some(fetched) = reader.take_results().next() {
-                break fetched.batches;
+                let Fetched::Log { batches, .. } = fetched else {
+                    panic!("nobody asks for a snapshot")
+                };
+                break batches;
             }
             poll.poll(&mut events, None).expect("the poll works");
         };

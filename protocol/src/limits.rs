@@ -71,6 +71,25 @@ pub const RESP_NAME_BYTES_MAX: usize = 256;
 /// How many bytes of batches a leader puts into one Append, unless a single batch is larger.
 pub const APPEND_BYTES_SOFT: usize = 1 << 20;
 
+/// The least that a log grows between two snapshots: a smaller one is read faster at the next start
+/// than it is worth to write the keys for.
+pub const LOG_BYTES_BETWEEN_SNAPSHOTS_MIN: u64 = 128 << 20;
+
+/// The most that a log grows between two snapshots, however many keys there are: what a disk must
+/// have beside them.
+pub const LOG_BYTES_BETWEEN_SNAPSHOTS_MAX: u64 = 4 << 30;
+
+/// An older snapshot, and the log behind it, are kept while they take no more than this: should the
+/// newest one be damaged, a node that is alone can start from it.
+pub const OLDER_SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Changes may keep this much in memory for a snapshot that has not come to them. Beyond it the
+/// snapshot is given up, and tried again later.
+pub const STRAY_BYTES_MAX: usize = 256 << 20;
+
+/// How much of a snapshot one message carries.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 << 10;
+
 /// The most bytes of one frame between peers: the largest batch behind a soft-full Append, and the
 /// frame's own fields.
 pub const PEER_FRAME_BYTES_MAX: usize = APPEND_BYTES_SOFT + BATCH_BYTES_MAX + 64;

@@ -9,6 +9,7 @@ mod member;
 mod prompt;
 mod serve;
 mod servers;
+mod snapshot;
 mod status;
 mod transfer;
 mod wal;
@@ -22,8 +23,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::bench::{self, BenchError};
 use crate::config::{ConfigError, ServeFlags};
 use crate::net::ServeError;
+use crate::snapshot::SnapshotError;
 use crate::wal::WalError;
 use servers::ClientError;
+use snapshot::SnapshotCommand;
 use wal::WalCommand;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
@@ -91,6 +94,9 @@ enum Command {
     /// Works beside a running node, and on a copy of its directory.
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Look at a snapshot without changing it
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
 }
 
 /// Why a command did not do what it was asked.
@@ -102,6 +108,7 @@ enum Error {
     Client(ClientError),
     Bench(BenchError),
     Wal(WalError),
+    Snapshot(SnapshotError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -132,6 +139,7 @@ impl Error {
             | Error::Client(_)
             | Error::Bench(_)
             | Error::Wal(_)
+            | Error::Snapshot(_)
             | Error::NotFound
             | Error::Silent
             | Error::NotConnected(_)
@@ -153,6 +161,7 @@ impl fmt::Display for Error {
             Error::Client(error) => error.fmt(f),
             Error::Bench(error) => error.fmt(f),
             Error::Wal(error) => error.fmt(f),
+            Error::Snapshot(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::NotConnected(line) => f.write_str(line.strip_prefix("ERROR ").unwrap_or(line)),
@@ -210,6 +219,12 @@ impl From<WalError> for Error {
     }
 }
 
+impl From<SnapshotError> for Error {
+    fn from(error: SnapshotError) -> Error {
+        Error::Snapshot(error)
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Error {
         Error::Output(error)
@@ -251,6 +266,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
         Some(Command::Wal(command)) => wal::run(&command),
+        Some(Command::Snapshot(command)) => snapshot::run(&command),
     }
 }
 

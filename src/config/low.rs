@@ -103,11 +103,19 @@ pub struct ServeFlags {
     /// [default: none]
     #[arg(long, value_name = "SIZE")]
     pub memory_max: Option<String>,
+
+    /// A snapshot is taken when the log has grown by so much of what the keys weigh [default: 100]
+    #[arg(long, value_name = "PERCENT")]
+    pub snapshot_log_percent: Option<String>,
+
+    /// But not before it has grown by this [default: 128mb]
+    #[arg(long, value_name = "SIZE")]
+    pub snapshot_log_bytes_min: Option<String>,
 }
 
 impl ServeFlags {
     /// Each setting by its name in the file, with the words that were typed for it.
-    fn words(&self) -> [(&'static str, &[String]); 19] {
+    fn words(&self) -> [(&'static str, &[String]); 21] {
         [
             ("id", self.id.as_slice()),
             ("data", self.data.as_slice()),
@@ -128,6 +136,8 @@ impl ServeFlags {
             ("value_bytes_max", self.value_bytes_max.as_slice()),
             ("connections_max", self.connections_max.as_slice()),
             ("memory_max", self.memory_max.as_slice()),
+            ("snapshot_log_percent", self.snapshot_log_percent.as_slice()),
+            ("snapshot_log_bytes_min", self.snapshot_log_bytes_min.as_slice()),
         ]
     }
 }

@@ -11,6 +11,7 @@ mod value;
 use std::fmt;
 use std::path::PathBuf;
 
+use kvorum_protocol::limits::{LOG_BYTES_BETWEEN_SNAPSHOTS_MAX, LOG_BYTES_BETWEEN_SNAPSHOTS_MIN};
 use kvorum_protocol::{Limits, Member, MemberList, NodeId, Quorum, Role, limits};
 
 pub use error::{ConfigError, Origin};
@@ -24,6 +25,9 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:6379";
 
 /// The longest time, in milliseconds, that any timeout may be set to: one day.
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
+
+/// The most that `snapshot_log_percent` may be.
+const LOG_PERCENT_MAX: u64 = 10_000;
 
 /// The most client connections that may be asked for.
 const CONNECTIONS_MAX: u64 = 1_000_000;
@@ -70,6 +74,10 @@ pub struct Config {
     pub connections_max: usize,
     /// How many bytes keys and values may take before writes are refused; `None`: no limit.
     pub memory_bytes_max: Option<u64>,
+    /// A snapshot is taken when the log has grown by so many percent of what the keys weigh.
+    pub snapshot_log_percent: u64,
+    /// But not before it has grown by so many bytes.
+    pub snapshot_log_bytes_min: u64,
 }
 
 /// When a write counts as durable.
@@ -152,6 +160,12 @@ impl Config {
                 .get("memory_max")
                 .map(|given| given.parse(|word| value::size(word, u64::MAX)))
                 .transpose()?,
+            snapshot_log_percent: number(low, "snapshot_log_percent", 100, LOG_PERCENT_MAX)?,
+            snapshot_log_bytes_min: low
+                .get("snapshot_log_bytes_min")
+                .map(|given| given.parse(|word| value::size(word, LOG_BYTES_BETWEEN_SNAPSHOTS_MAX)))
+                .transpose()?
+                .unwrap_or(LOG_BYTES_BETWEEN_SNAPSHOTS_MIN),
         };
         config.check(low)?;
         Ok(config)

@@ -59,6 +59,8 @@ fn the_defaults_are_those_of_the_contract() {
         limits: Limits { key_bytes_max: 65_535, value_bytes_max: 8_388_608 },
         connections_max: 10_000,
         memory_bytes_max: None,
+        snapshot_log_percent: 100,
+        snapshot_log_bytes_min: 128 << 20,
     };
     assert_eq!(config(&[]).unwrap(), expected);
 }

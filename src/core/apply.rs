@@ -8,6 +8,8 @@ use kvorum_protocol::{Command, LogIndex, LogTimeMs, Op, SessionSequence, batch};
 use super::outcome::{Applied, Outcome};
 #[cfg(feature = "seeded-bugs")]
 use super::seeded::Bug;
+#[cfg(feature = "seeded-bugs")]
+use super::sessions::Known;
 use super::state::State;
 use super::store::{KeyHash, Store};
 
@@ -71,6 +73,10 @@ pub fn for_each_entry<'a, S>(
 #[inline]
 pub fn apply(state: &mut State, time: LogTimeMs, entry: &Entry<'_>) -> Outcome {
     let version = entry.index;
+    #[cfg(feature = "seeded-bugs")]
+    if let Some(applied) = apply_oddly(state, entry) {
+        return Outcome { version, applied };
+    }
     match (entry.command.session, entry.command.op) {
         (Some(name), _) => apply_once(state, time, entry, name),
         (None, Op::OpenSession { window }) => {
@@ -95,11 +101,33 @@ fn apply_once(
         return wrong;
     }
     match known {
-        Ok(known) => *known.get_or_insert_with(|| {
+        Ok(known) => known.outcome().unwrap_or_else(|| {
             let applied = change(&mut state.store, entry);
-            Outcome { version, applied }
+            let outcome = Outcome { version, applied };
+            known.note(outcome);
+            outcome
         }),
         Err(applied) => Outcome { version, applied },
+    }
+}
+
+/// What the bugs of one node make of a write without a session.
+#[cfg(feature = "seeded-bugs")]
+fn apply_oddly(state: &mut State, entry: &Entry<'_>) -> Option<Applied> {
+    match (state.bug?, entry.command.op) {
+        _ if entry.command.session.is_some() => None,
+        (Bug::DeleteSkipped, Op::Delete { key }) => {
+            Some(Applied::Deleted(u32::from(state.store.get(key).is_some())))
+        }
+        (Bug::DeleteSkipped, Op::DeleteMany(keys)) => {
+            let there = keys.iter().filter(|key| state.store.get(key).is_some()).count();
+            Some(Applied::Deleted(u32::try_from(there).expect("bounded by KEYS_PER_REQUEST_MAX")))
+        }
+        (Bug::VersionOff, Op::Set { key, value }) => {
+            state.store.set(LogIndex(entry.index.0 - 1), key, value);
+            Some(Applied::Written)
+        }
+        _ => None,
     }
 }
 
@@ -109,17 +137,18 @@ fn apply_wrongly(
     bug: Option<Bug>,
     store: &mut Store,
     entry: &Entry<'_>,
-    known: &Result<&mut Option<Outcome>, Applied>,
+    known: &Result<Known<'_>, Applied>,
 ) -> Option<Outcome> {
     let version = entry.index;
-    match (bug?, known) {
-        (Bug::RetryRunsAgain, Ok(Some(first))) => {
+    let first = known.as_ref().ok().and_then(Known::outcome);
+    match (bug?, known, first) {
+        (Bug::RetryRunsAgain, _, Some(first)) => {
             change(store, entry);
-            Some(*first)
+            Some(first)
         }
-        (Bug::RetryTellsItself, Ok(Some(first))) => Some(Outcome { version, ..*first }),
-        (Bug::ExpiredSessionWrites, Err(Applied::SessionExpired))
-        | (Bug::TooOldRunsAgain, Err(Applied::SequenceTooOld)) => {
+        (Bug::RetryTellsItself, _, Some(first)) => Some(Outcome { version, ..first }),
+        (Bug::ExpiredSessionWrites, Err(Applied::SessionExpired), _)
+        | (Bug::TooOldRunsAgain, Err(Applied::SequenceTooOld), _) => {
             let applied = change(store, entry);
             Some(Outcome { version, applied })
         }

@@ -63,6 +63,10 @@ pub struct Following {
     pub owes_ack: bool,
     /// What waits for room in the log.
     pub parked: Parked,
+    /// The checkpoint whose hash the leader wants to know, as long as it is not reached.
+    pub asked_hash_at: Option<LogIndex>,
+    /// The checkpoint and the hash that the leader was told last.
+    pub told_hash: Option<(LogIndex, u64)>,
     /// What was durable in the last acknowledgement.
     pub acked_durable: LogIndex,
 }

@@ -55,6 +55,8 @@ pub struct LogStart {
     pub undecided: VecDeque<Batch>,
     /// The terms of all entries.
     pub terms: Terms,
+    /// The disk has no entry up to here: a snapshot has taken their place.
+    pub floor: LogIndex,
 }
 
 /// The end of the replicated log, and how far what is known of it.
@@ -91,6 +93,8 @@ pub struct Log {
     /// Position of the first entry of `tail[tail_applied]` that is not applied.
     apply_offset: usize,
     terms: Terms,
+    /// Entries up to here may be gone from the disk; `floor <= committed`.
+    floor: LogIndex,
     /// For a bug that the simulator must find.
     #[cfg(feature = "seeded-bugs")]
     pub keeps_durable_mark: bool,
@@ -100,7 +104,7 @@ impl Log {
     /// A log as it was read back from the disk, all of it durable. Of what is applied,
     /// `kept_bytes_max` bytes stay in memory.
     pub fn new(start: LogStart, kept_bytes_max: usize) -> Log {
-        let LogStart { end, last_lsn, committed, undecided, terms } = start;
+        let LogStart { end, last_lsn, committed, undecided, terms, floor } = start;
         Log {
             open: BatchBuilder::new(end.index.next()),
             end,
@@ -118,6 +122,7 @@ impl Log {
             kept_bytes_max,
             apply_offset: BATCH_HEADER_BYTES,
             terms,
+            floor,
             #[cfg(feature = "seeded-bugs")]
             keeps_durable_mark: false,
         }
@@ -201,6 +206,29 @@ impl Log {
         self.terms.truncate(self.end.index);
         self.discard_open();
         (self.take_lsn(), Record::Truncate { end: self.end })
+    }
+
+    /// A snapshot that is durable takes the place of all entries. It ends with a batch that is
+    /// committed, and that is not here.
+    ///
+    /// # Panics
+    /// When that would lose something.
+    pub fn install(&mut self, end: LogEnd, terms: Terms) -> (Lsn, Record) {
+        assert!(end.index > self.committed.index, "what is committed is never taken back");
+        assert_ne!(self.terms.term_at(end.index), Some(end.term), "it is in the log");
+        self.staged.clear();
+        self.tail.clear();
+        (self.staged_bytes, self.undecided_bytes, self.kept_bytes) = (0, 0, 0);
+        (self.tail_applied, self.apply_offset) = (0, BATCH_HEADER_BYTES);
+        (self.end, self.committed, self.terms) = (end, end, terms);
+        (self.durable, self.applied, self.floor) = (end.index, end.index, end.index);
+        self.discard_open();
+        (self.take_lsn(), Record::Install { end })
+    }
+
+    /// Entries up to `index` may go from the disk now.
+    pub fn raise_floor(&mut self, index: LogIndex) {
+        self.floor = self.floor.max(index.min(self.committed.index));
     }
 
     /// The position for a record that is no batch.
@@ -310,6 +338,16 @@ impl Log {
     pub fn first_in_memory(&self) -> LogIndex {
         let first = self.tail.front().map(|batch| batch.header().first_index);
         first.unwrap_or(self.end.index.next())
+    }
+
+    /// Entries up to here may be gone from the disk.
+    pub fn floor(&self) -> LogIndex {
+        self.floor
+    }
+
+    /// The last decided batch.
+    pub fn committed_end(&self) -> &LogEnd {
+        &self.committed
     }
 
     /// The terms of the entries.

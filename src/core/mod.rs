@@ -19,8 +19,16 @@
 //! that it still leads (`rounds`). A node that does not lead asks for the index to wait for
 //! (`asks`, `pending`).
 //!
+//! # Snapshots
+//! The state of one index goes to the disk while later entries change it: [`snapshot`] says what
+//! was cut, and [`store::Store::walk`] hands out the keys as they were then, a slice at a time.
+//!
 //! # Elections
 //! `node/election.rs` stands, votes and gives up office; [`raft`] holds term, vote and role.
+//!
+//! # Equal states
+//! `node/audit.rs` compares the hash of the state ([`digest`]) with that of the other members
+//! ([`audit`]).
 //!
 //! # Members
 //! `node/membership.rs` changes them; `membership` holds the list in force: the last in the log.
@@ -32,6 +40,8 @@
 
 pub mod apply;
 mod asks;
+pub mod audit;
+pub mod digest;
 mod following;
 mod foretell;
 pub mod log;
@@ -50,6 +60,7 @@ mod rounds;
 #[cfg(feature = "seeded-bugs")]
 pub mod seeded;
 pub mod sessions;
+pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod terms;
@@ -57,13 +68,17 @@ pub mod time;
 pub mod waits;
 mod writes;
 
+pub use audit::Disagreement;
 pub use node::{
     Asker, ChangeRefusal, MemberProgress, Node, NodeConfig, NodeStatus, Options, ReadOutcome,
     TransferError, Violation, WriteOutcome,
 };
-pub use output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+pub use output::{
+    Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch, SnapshotPart,
+};
 pub use recovery::{Recovery, ReplayError};
 pub use room::NextSegment;
 pub use sessions::SessionBounds;
+pub use snapshot::SnapshotHead;
 pub use time::{Instant, Now};
 pub use waits::Wait;

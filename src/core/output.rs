@@ -1,7 +1,9 @@
 //! What the core says, once a turn.
 
+use bytes::Bytes;
+
 use super::log::LogEnd;
-use kvorum_protocol::peer::Message;
+use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{
     Batch, Copies, ErrorCode, LogIndex, Lsn, MemberList, NodeId, Response, Term, ValueList,
 };
@@ -17,6 +19,10 @@ pub struct Output {
     pub messages: Vec<(NodeId, Message)>,
     /// Parts of the log to read back from the disk.
     pub fetches: Vec<Fetch>,
+    /// Parts of snapshots to read from the disk.
+    pub snapshot_fetches: Vec<SnapshotFetch>,
+    /// Parts of a snapshot that the leader has sent, to be kept on the disk.
+    pub snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// Answers for clients.
     pub replies: Vec<Reply>,
     /// The bytes that the answers refer to.
@@ -42,6 +48,12 @@ pub enum Record {
         /// The last batch that stands.
         end: LogEnd,
     },
+    /// A snapshot that is durable takes the place of the whole log up to here. What stands before
+    /// this record is void, and the next batch follows `end`.
+    Install {
+        /// The last batch that the snapshot covers.
+        end: LogEnd,
+    },
 }
 
 /// A part of the log that a member lacks, and that is not in memory any more. The answer is one
@@ -60,6 +72,34 @@ pub struct Fetch {
     /// that holds `from` on. A log file may also hold batches that were truncated and replaced;
     /// at their index these have another term.
     pub terms: Vec<(LogIndex, Term)>,
+}
+
+/// A part of a snapshot that a member needs, because the log has given up what it lacks. The answer
+/// is one call of [`Node::snapshot_fetched`](super::Node::snapshot_fetched); until then that member
+/// gets no second one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotFetch {
+    /// Who needs it.
+    pub member: NodeId,
+    /// Which snapshot, by the last entry that it covers: `None` for the newest one.
+    pub index: Option<LogIndex>,
+    /// Where in the file it begins.
+    pub offset: u64,
+}
+
+/// The answer to a [`SnapshotFetch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// The last entry that the snapshot covers.
+    pub index: LogIndex,
+    /// Its term.
+    pub index_term: Term,
+    /// Length of the whole file.
+    pub total_bytes: u64,
+    /// Where in the file `bytes` stand.
+    pub offset: u64,
+    /// The part; never empty.
+    pub bytes: Bytes,
 }
 
 /// Where an answer goes. Opaque to the core: `connection` may be gone when the answer comes.
@@ -172,6 +212,8 @@ pub enum Refusal {
     ReplyTooLarge,
     /// One request is larger than any batch may be; not applied.
     RequestTooLarge,
+    /// A snapshot that was asked for could not be written.
+    SnapshotFailed,
 }
 
 impl Refusal {
@@ -184,7 +226,7 @@ impl Refusal {
             Refusal::QuorumTimeout | Refusal::ReadTimeout => ErrorCode::QuorumTimeout,
             Refusal::QuorumTooLarge { .. } | Refusal::SequenceTooOld => ErrorCode::BadRequest,
             Refusal::SessionExpired => ErrorCode::SessionExpired,
-            Refusal::Busy => ErrorCode::Busy,
+            Refusal::Busy | Refusal::SnapshotFailed => ErrorCode::Busy,
             Refusal::MemoryLimit => ErrorCode::MemoryLimit,
             Refusal::DiskFull => ErrorCode::DiskFull,
             Refusal::ReplyTooLarge | Refusal::RequestTooLarge => ErrorCode::TooLarge,
@@ -220,6 +262,9 @@ impl Refusal {
             }
             Refusal::ReplyTooLarge => "the values together are too large for one reply",
             Refusal::RequestTooLarge => "the request is too large for one log entry",
+            Refusal::SnapshotFailed => {
+                "no snapshot was written, the node's own log says why; try again later"
+            }
         }
     }
 
@@ -242,6 +287,8 @@ impl Output {
         self.records.clear();
         self.messages.clear();
         self.fetches.clear();
+        self.snapshot_fetches.clear();
+        self.snapshot_parts.clear();
         self.replies.clear();
         self.values.clear();
         self.values.shrink_to(VALUES_KEPT_BYTES);

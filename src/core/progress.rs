@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use kvorum_protocol::{LogIndex, NodeId};
 
+use super::output::SnapshotPart;
 use super::time::Instant;
 
 /// Bytes of entries that may be on their way to one member, not durable there yet.
 const WINDOW_BYTES: usize = 16 << 20;
+
+/// Bytes of a snapshot that may be on their way to one member. Less than of entries: they share a
+/// connection with nothing that is urgent, but the member's disk with its log.
+const SNAPSHOT_WINDOW_BYTES: u64 = 2 << 20;
 
 /// What was sent is given up for lost when nothing of it has arrived for a timeout at first, for
 /// two of them the next time, and so on up to this many. Connections do not lose anything without
@@ -27,6 +32,24 @@ enum Mode {
     Fetch,
     /// Nothing for a while: the entries can not be read.
     Wait,
+    /// The entries at `next` are gone: a snapshot takes their place.
+    Install(Sending),
+}
+
+/// A snapshot on its way to a member.
+///
+/// Invariant: `acked <= sent <= total_bytes`, once a part was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sending {
+    /// The last entry that it covers, once that is known.
+    index: Option<LogIndex>,
+    total_bytes: u64,
+    /// So much of it was sent.
+    sent: u64,
+    /// So much of it has arrived.
+    acked: u64,
+    /// The part at `sent` is being read.
+    reads: bool,
 }
 
 /// How far one other member is, as its leader knows it.
@@ -142,6 +165,64 @@ impl Progress {
         self.patience = (self.patience * 2).min(PATIENCE_MAX);
     }
 
+    /// The entries at `next` are gone.
+    pub fn install(&mut self) {
+        self.mode = Mode::Install(Sending::default());
+    }
+
+    /// Whether a snapshot is on its way to the member.
+    pub fn is_installing(&self) -> bool {
+        matches!(self.mode, Mode::Install(_))
+    }
+
+    /// Which part of which snapshot is to be read next, if one is.
+    pub fn snapshot_part_due(&mut self) -> Option<(Option<LogIndex>, u64)> {
+        let Mode::Install(sending) = &mut self.mode else { return None };
+        let is_over = sending.index.is_some() && sending.sent == sending.total_bytes;
+        if sending.reads || is_over || sending.sent - sending.acked >= SNAPSHOT_WINDOW_BYTES {
+            return None;
+        }
+        sending.reads = true;
+        Some((sending.index, sending.sent))
+    }
+
+    /// The part at `offset` is on its way. False when nobody waits for it any more.
+    pub fn snapshot_part_sent(&mut self, part: &SnapshotPart, now: Instant) -> bool {
+        let Mode::Install(sending) = &mut self.mode else { return false };
+        sending.reads = false;
+        let is_wanted =
+            sending.index.is_none_or(|index| index == part.index) && sending.sent == part.offset;
+        if is_wanted {
+            sending.index = Some(part.index);
+            sending.total_bytes = part.total_bytes;
+            sending.sent += part.bytes.len() as u64;
+            self.moved_at = now;
+        }
+        is_wanted
+    }
+
+    /// The member has the snapshot up to `offset`: it may be more than was sent to it by this
+    /// count, or less.
+    pub fn snapshot_acknowledged(&mut self, index: LogIndex, offset: u64, now: Instant) {
+        let Mode::Install(sending) = &mut self.mode else { return };
+        if sending.index != Some(index) || offset > sending.total_bytes {
+            return;
+        }
+        if offset != sending.acked {
+            (self.moved_at, self.patience) = (now, 1);
+        }
+        sending.acked = offset;
+        sending.sent = sending.sent.max(offset);
+    }
+
+    /// The last entry that the log may give up without harm to this member.
+    pub fn spares(&self) -> LogIndex {
+        match self.mode {
+            Mode::Install(Sending { index: Some(index), .. }) => index,
+            _ => LogIndex(self.next.0 - 1).min(self.durable),
+        }
+    }
+
     /// The member says how far it is. Whatever came before, it is at least there.
     pub fn acknowledge(&mut self, matched: LogIndex, durable: LogIndex, now: Instant) {
         if matched > self.matched || durable > self.durable {
@@ -157,7 +238,7 @@ impl Progress {
         if self.next <= self.matched {
             // It has more than was sent to it by this count: an earlier copy has arrived.
             self.next = self.matched.next();
-            if self.mode == Mode::Fetch {
+            if matches!(self.mode, Mode::Fetch | Mode::Install(_)) {
                 self.mode = Mode::Stream;
             }
         }
@@ -190,7 +271,9 @@ impl Progress {
         let wait = match self.mode {
             Mode::Probe { asked: Some(_) } | Mode::Wait => timeout,
             Mode::Stream if self.matched.next() < self.next => resend_timeout,
-            Mode::Probe { asked: None } | Mode::Stream | Mode::Fetch => return,
+            // It may also take its time over what it has got, to check and load it.
+            Mode::Install(sending) if !sending.reads => resend_timeout,
+            Mode::Probe { asked: None } | Mode::Stream | Mode::Fetch | Mode::Install(_) => return,
         };
         if now.since(self.moved_at) >= wait * self.patience {
             self.probe(now);

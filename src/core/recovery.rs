@@ -11,7 +11,9 @@ use kvorum_protocol::{
 use super::apply::{apply, for_each_entry};
 use super::log::{LogEnd, LogStart};
 use super::sessions::SessionBounds;
+use super::snapshot::SnapshotHead;
 use super::state::State;
+use super::terms::Terms;
 
 /// What the log has told so far. Records come in the order of their positions, and follow from
 /// each other: the log has checked that.
@@ -19,6 +21,10 @@ use super::state::State;
 /// In a cluster only what is known to be committed is applied: another leader may still replace
 /// the rest, which stays in memory until Raft decides. A node that has always been alone is the
 /// majority: whatever stands in its log is decided, and applied as it is read.
+///
+/// With a snapshot, the log may begin anywhere before the snapshot's end, or not reach it at all:
+/// then it is void, and goes on behind the snapshot (`Record::Install`). As long as the batch that
+/// the snapshot ends with has not come, nothing is applied.
 pub struct Recovery {
     pub(super) state: State,
     pub(super) log: LogStart,
@@ -31,6 +37,10 @@ pub struct Recovery {
     pub(super) lists: Vec<(LogIndex, MemberList)>,
     /// No list so far has named anybody but this node.
     was_always_alone: bool,
+    /// Where the snapshot ends; index 0 without one.
+    base: LogEnd,
+    /// The log, as far as it was read, goes through `base`.
+    reached: bool,
     /// The highest index that a record has called committed.
     commit_hint: LogIndex,
     /// For tests of the simulator: apply whatever stands there.
@@ -45,6 +55,8 @@ pub enum ReplayError {
     Members(DecodeError),
     /// Entries are taken back that are decided, or in the middle of a batch.
     Truncation,
+    /// It goes on behind a snapshot that is not there.
+    SnapshotMissing(LogIndex),
 }
 
 impl fmt::Display for ReplayError {
@@ -52,6 +64,9 @@ impl fmt::Display for ReplayError {
         match self {
             ReplayError::Members(error) => write!(f, "the member list: {error}"),
             ReplayError::Truncation => f.write_str("it takes back entries that were decided"),
+            ReplayError::SnapshotMissing(index) => {
+                write!(f, "it goes on behind a snapshot of index {index}, which is not there")
+            }
         }
     }
 }
@@ -76,6 +91,8 @@ impl Recovery {
             own: None,
             lists: Vec::new(),
             was_always_alone: true,
+            base: LogEnd::default(),
+            reached: true,
             commit_hint: LogIndex(0),
             #[cfg(feature = "seeded-bugs")]
             applies_all: false,
@@ -85,7 +102,51 @@ impl Recovery {
     /// The same, told whose log it is: only then it can find that nobody else has a say.
     #[must_use]
     pub fn of(self, own: NodeId) -> Recovery {
-        Recovery { own: Some(own), ..self }
+        let is_own = |(_, list): &(LogIndex, MemberList)| is_alone_in(list, own);
+        let was_always_alone = self.lists.iter().all(is_own);
+        Recovery { own: Some(own), was_always_alone, ..self }
+    }
+
+    /// The state of a snapshot, with nothing of the log read yet.
+    #[must_use]
+    pub fn from_snapshot(head: SnapshotHead, state: State) -> Recovery {
+        let SnapshotHead { end, members, members_index, terms, .. } = head;
+        Recovery {
+            state,
+            log: LogStart {
+                committed: end,
+                terms: Terms::from_firsts(terms, end.index).expect("a snapshot's head is checked"),
+                ..LogStart::default()
+            },
+            term: Term(0),
+            voted_for: None,
+            own: None,
+            lists: vec![(members_index, members)],
+            was_always_alone: false,
+            base: end,
+            reached: false,
+            commit_hint: LogIndex(0),
+            #[cfg(feature = "seeded-bugs")]
+            applies_all: false,
+        }
+    }
+
+    /// The records up to `lsn` are not told: this is what they add up to.
+    ///
+    /// # Panics
+    /// When anything was told before.
+    pub fn start(&mut self, lsn: Lsn, term: Term, voted_for: Option<NodeId>, end: LogEnd) {
+        assert_eq!(self.log.last_lsn, Lsn(0), "the beginning comes first");
+        assert!(end.index <= self.base.index, "the log was checked");
+        (self.term, self.voted_for) = (term, voted_for);
+        (self.log.last_lsn, self.log.floor) = (lsn, end.index);
+        self.goes_on_behind(end);
+    }
+
+    /// The log ends here, as far as it was read.
+    fn goes_on_behind(&mut self, end: LogEnd) {
+        self.log.end = end;
+        self.reached |= end == self.base;
     }
 
     /// The record at `lsn` is a batch that [`batch::check`] has accepted.
@@ -102,9 +163,16 @@ impl Recovery {
         bytes: &[u8],
     ) -> Result<(), ReplayError> {
         assert_eq!(header.first_index, self.log.end.index.next(), "the log was checked");
-        self.learn_members(header, bytes)?;
-        self.log.end = LogEnd::of(header);
         self.log.last_lsn = lsn;
+        self.goes_on_behind(LogEnd::of(header));
+        if header.last_index() <= self.base.index {
+            return Ok(());
+        }
+        if !self.reached {
+            // Behind other entries than the snapshot covers: it is void, or soon taken back.
+            return Ok(());
+        }
+        self.learn_members(header, bytes)?;
         self.log.terms.push(header.last_index(), header.term);
         if self.log.undecided.is_empty() && (self.is_alone() || self.is_decided(header)) {
             self.apply(header, bytes);
@@ -124,9 +192,7 @@ impl Recovery {
         for (_, command) in batch::entries(header.first_index, bytes) {
             if let Op::Membership(members) = command.op {
                 let list = MemberList::decode(members).map_err(ReplayError::Members)?;
-                let members = list.members();
-                let is_alone = members.len() == 1 && Some(members[0].id) == self.own;
-                self.was_always_alone &= is_alone;
+                self.was_always_alone &= self.own.is_some_and(|own| is_alone_in(&list, own));
                 self.lists.push((header.first_index, list));
             }
         }
@@ -175,6 +241,11 @@ impl Recovery {
     /// # Errors
     /// When that was decided.
     pub fn truncate(&mut self, lsn: Lsn, end: LogEnd) -> Result<(), ReplayError> {
+        if !self.reached {
+            self.log.last_lsn = lsn;
+            self.goes_on_behind(end);
+            return Ok(());
+        }
         let undecided = &mut self.log.undecided;
         while undecided.pop_back_if(|last| last.header().last_index() > end.index).is_some() {}
         let last = undecided.back().map_or(self.log.committed, |last| LogEnd::of(last.header()));
@@ -186,6 +257,36 @@ impl Recovery {
         self.log.last_lsn = lsn;
         self.lists.retain(|(index, _)| *index <= end.index);
         Ok(())
+    }
+
+    /// The record at `lsn` says that a snapshot took the place of the log up to `end`.
+    ///
+    /// # Errors
+    /// When it is another one than that which was loaded, and not an older one.
+    pub fn install(&mut self, lsn: Lsn, end: LogEnd) -> Result<(), ReplayError> {
+        if end.index > self.base.index || end.index == self.base.index && end != self.base {
+            return Err(ReplayError::SnapshotMissing(end.index));
+        }
+        if self.reached && end != self.base {
+            return Err(ReplayError::Truncation);
+        }
+        self.log.last_lsn = lsn;
+        self.log.undecided.clear();
+        self.lists.truncate(1);
+        self.log.floor = end.index;
+        self.log.terms.truncate(self.base.index);
+        self.goes_on_behind(end);
+        Ok(())
+    }
+
+    /// What the log does not reach has to be told to it: the snapshot takes its place.
+    pub(super) fn void_log(&mut self) -> Option<LogEnd> {
+        if self.reached {
+            return None;
+        }
+        self.log.floor = self.base.index;
+        self.goes_on_behind(self.base);
+        Some(self.base)
     }
 
     /// Entries up to `commit` are known to be decided.
@@ -203,7 +304,7 @@ impl Recovery {
     /// Index of the last entry read.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
-        self.log.end.index
+        self.log.end.index.max(self.base.index)
     }
 
     /// The current term, as far as it was read.
@@ -231,5 +332,150 @@ impl Recovery {
     #[must_use]
     pub fn members(&self) -> Option<&MemberList> {
         self.lists.last().map(|(_, list)| list)
+    }
+}
+
+/// Whether the list names this node and nobody else.
+fn is_alone_in(list: &MemberList, own: NodeId) -> bool {
+    list.members().len() == 1 && list.members()[0].id == own
+}
+
+#[cfg(test)]
+mod tests {
+    use kvorum_protocol::{BatchBuilder, Command, LogTimeMs};
+
+    use super::*;
+
+    /// A log of one SET a batch, all of the term that `term_of` tells.
+    fn log(length: u64, term_of: impl Fn(u64) -> u64) -> Vec<Batch> {
+        let mut batches: Vec<Batch> = Vec::new();
+        for index in 1..=length {
+            let prev_crc = batches.last().map_or(0, |batch| batch.header().crc);
+            let mut builder = BatchBuilder::new(LogIndex(index));
+            let value = format!("{index}");
+            builder.push(&Command::new(Op::Set { key: b"k", value: value.as_bytes() }));
+            let sealed = builder.seal(Term(term_of(index)), LogTimeMs(index), prev_crc);
+            batches.push(sealed.expect("it holds an entry"));
+        }
+        batches
+    }
+
+    /// What a node knows that has loaded a snapshot of the first `covered` entries.
+    fn loaded(log: &[Batch], covered: usize) -> Recovery {
+        let mut recovery = Recovery::new(1);
+        recovery.committed(LogIndex(covered as u64));
+        for (lsn, batch) in (1..).zip(&log[..covered]) {
+            recovery.batch(Lsn(lsn), batch.header(), batch.bytes()).unwrap();
+        }
+        let head = SnapshotHead {
+            end: recovery.log.committed,
+            members: MemberList::lone(NodeId(1), "a:1").unwrap(),
+            members_index: LogIndex(1),
+            terms: recovery.log.terms.between(LogIndex(1), LogIndex(covered as u64 + 1)),
+            hash_seed: 1,
+            state_hash: 0,
+            keys: 1,
+        };
+        Recovery::from_snapshot(head, recovery.state)
+    }
+
+    fn end_of(batch: &Batch) -> LogEnd {
+        LogEnd::of(batch.header())
+    }
+
+    fn read(recovery: &mut Recovery, lsn: u64, batches: &[Batch]) {
+        for (lsn, batch) in (lsn..).zip(batches) {
+            recovery.batch(Lsn(lsn), batch.header(), batch.bytes()).unwrap();
+        }
+    }
+
+    fn version(recovery: &Recovery) -> Option<LogIndex> {
+        recovery.state.store.get(b"k").map(|(version, _)| version)
+    }
+
+    #[test]
+    fn what_the_snapshot_covers_is_passed_over_and_the_rest_waits_for_its_decision() {
+        let log = log(9, |index| 1 + index / 5);
+        let mut recovery = loaded(&log, 6);
+        recovery.start(Lsn(3), Term(1), None, end_of(&log[2]));
+        read(&mut recovery, 4, &log[3..]);
+        assert_eq!(recovery.log.end, end_of(&log[8]));
+        assert_eq!(recovery.log.undecided.len(), 3);
+        recovery.committed(LogIndex(8));
+        assert_eq!((recovery.log.undecided.len(), version(&recovery)), (1, Some(LogIndex(8))));
+        assert_eq!(recovery.log.terms.term_at(LogIndex(9)), Some(Term(2)));
+        assert_eq!((recovery.log.last_lsn, recovery.log.floor), (Lsn(9), LogIndex(3)));
+        assert_eq!(recovery.void_log(), None);
+    }
+
+    #[test]
+    fn a_log_may_begin_exactly_behind_the_snapshot() {
+        let log = log(4, |_| 1);
+        let mut recovery = loaded(&log, 2);
+        recovery.start(Lsn(2), Term(1), Some(NodeId(3)), end_of(&log[1]));
+        assert_eq!((recovery.term, recovery.voted_for), (Term(1), Some(NodeId(3))));
+        read(&mut recovery, 3, &log[2..]);
+        assert_eq!((recovery.log.end, recovery.void_log()), (end_of(&log[3]), None));
+    }
+
+    #[test]
+    fn what_was_taken_back_below_the_snapshot_is_never_applied() {
+        let (good, void) = (log(9, |index| 1 + index / 5), log(8, |_| 1));
+        let mut recovery = loaded(&good, 7);
+        recovery.start(Lsn(0), Term(1), None, LogEnd::default());
+        // Until another leader came, the log went another way, and further than the snapshot.
+        recovery.committed(LogIndex(4));
+        read(&mut recovery, 1, &void);
+        assert_eq!(recovery.log.undecided.len(), 0);
+        recovery.truncate(Lsn(9), end_of(&void[3])).unwrap();
+        read(&mut recovery, 10, &good[4..]);
+        recovery.committed(LogIndex(9));
+        assert_eq!((recovery.log.end, version(&recovery)), (end_of(&good[8]), Some(LogIndex(9))));
+        assert_eq!(recovery.void_log(), None);
+    }
+
+    #[test]
+    fn a_log_that_does_not_reach_the_snapshot_is_void() {
+        let (good, void) = (log(9, |index| 1 + index / 5), log(8, |_| 1));
+        for batches in [&good[..5], &void[..]] {
+            let mut recovery = loaded(&good, 7);
+            recovery.start(Lsn(0), Term(1), None, LogEnd::default());
+            read(&mut recovery, 1, batches);
+            recovery.committed(LogIndex(5));
+            assert_eq!(recovery.void_log(), Some(end_of(&good[6])));
+            assert_eq!(
+                (recovery.log.end, version(&recovery)),
+                (end_of(&good[6]), Some(LogIndex(7)))
+            );
+            assert!(recovery.log.undecided.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_install_needs_its_snapshot() {
+        let log = log(9, |_| 1);
+        let mut recovery = loaded(&log, 7);
+        recovery.start(Lsn(0), Term(1), None, LogEnd::default());
+        read(&mut recovery, 1, &log[..2]);
+        // An older one, which the newer one has taken the place of.
+        recovery.install(Lsn(3), end_of(&log[3])).unwrap();
+        read(&mut recovery, 4, &log[4..5]);
+        recovery.install(Lsn(5), end_of(&log[6])).unwrap();
+        read(&mut recovery, 6, &log[7..]);
+        recovery.committed(LogIndex(9));
+        assert_eq!((recovery.log.end, version(&recovery)), (end_of(&log[8]), Some(LogIndex(9))));
+        let missing = ReplayError::SnapshotMissing(LogIndex(9));
+        assert_eq!(loaded(&log, 7).install(Lsn(1), end_of(&log[8])), Err(missing));
+    }
+
+    #[test]
+    fn nothing_that_a_snapshot_covers_is_taken_back() {
+        let log = log(9, |_| 1);
+        let mut recovery = loaded(&log, 5);
+        recovery.start(Lsn(0), Term(1), None, LogEnd::default());
+        read(&mut recovery, 1, &log[..7]);
+        assert_eq!(recovery.truncate(Lsn(8), end_of(&log[3])), Err(ReplayError::Truncation));
+        assert_eq!(recovery.truncate(Lsn(8), end_of(&log[4])), Ok(()));
+        assert_eq!(recovery.log.end, end_of(&log[4]));
     }
 }

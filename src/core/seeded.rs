@@ -2,6 +2,11 @@
 //! of them, or it would not find ours. Without the feature `seeded-bugs`, which only tests
 //! enable, none of this is compiled in.
 
+use kvorum_protocol::NodeId;
+
+/// The node that has a bug which the others do not have.
+pub const ODD_NODE: NodeId = NodeId(2);
+
 /// One known way to get it wrong. The letters are those of the reliability checklist's groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bug {
@@ -71,6 +76,10 @@ pub enum Bug {
     RetryTellsItself,
     /// A write of a session with W below a majority is answered before it is committed.
     SessionAnswersBeforeCommit,
+    /// One node does not apply DELETEs.
+    DeleteSkipped,
+    /// One node stores values with the version of another entry.
+    VersionOff,
     /// The members are changed before the last change of them is committed.
     TwoChangesInFlight,
     /// A leader changes the members before it has committed an entry of its own term.
@@ -87,7 +96,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 39] = [
+    pub const ALL: [Bug; 41] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -121,6 +130,8 @@ impl Bug {
         Bug::TooOldRunsAgain,
         Bug::RetryTellsItself,
         Bug::SessionAnswersBeforeCommit,
+        Bug::DeleteSkipped,
+        Bug::VersionOff,
         Bug::TwoChangesInFlight,
         Bug::ChangeBeforeOwnTerm,
         Bug::ListInForceAtCommit,
@@ -128,4 +139,10 @@ impl Bug {
         Bug::PromotesBlank,
         Bug::RemovedLeaderCounts,
     ];
+
+    /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.
+    #[must_use]
+    pub fn is_of_one_node(self) -> bool {
+        matches!(self, Bug::DeleteSkipped | Bug::VersionOff)
+    }
 }

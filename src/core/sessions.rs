@@ -23,7 +23,10 @@ use hashbrown::hash_map::Entry;
 use kvorum_protocol::limits::{SESSION_IDLE_MAX_MS, SESSION_SLOTS_MAX, SESSIONS_MAX};
 use kvorum_protocol::{LogIndex, LogTimeMs, SessionSequence};
 
+use super::digest::{self, Sum};
 use super::outcome::{Applied, Outcome};
+
+mod encoded;
 
 /// How much is remembered. The same on all nodes of a cluster, or their states would differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +73,12 @@ impl Session {
 
     /// Where the outcome of a sequence stands, after the window has moved up to it if need be;
     /// `None` when the window has left it behind.
-    fn place(&mut self, sequence: u64) -> Option<usize> {
-        let ahead = sequence.checked_sub(self.first)?;
+    fn place(&mut self, name: SessionSequence, digest: &mut Sum) -> Option<usize> {
+        let ahead = name.sequence.checked_sub(self.first)?;
         let moves = ahead.saturating_sub(u64::from(self.window) - 1);
         if moves > 0 {
             let forgotten = usize::try_from(moves).unwrap_or(usize::MAX).min(self.outcomes.len());
+            self.terms_of(LogIndex(name.session), forgotten).for_each(|term| digest.subtract(term));
             self.outcomes.drain(..forgotten);
             self.first += moves;
         }
@@ -83,6 +87,24 @@ impl Session {
             self.grow(place + 1);
         }
         Some(place)
+    }
+
+    /// The terms of its first outcomes in the state hash.
+    fn terms_of(&self, id: LogIndex, count: usize) -> impl Iterator<Item = u64> {
+        let known = (self.first..=u64::MAX).zip(self.outcomes.iter().take(count));
+        known.filter_map(move |(sequence, outcome)| {
+            let name = SessionSequence { session: id.0, sequence };
+            outcome.as_ref().map(|outcome| digest::outcome(name, outcome))
+        })
+    }
+
+    /// All that it adds to the state hash.
+    #[must_use]
+    pub fn digest(&self, id: LogIndex) -> Sum {
+        let mut sum = Sum::default();
+        sum.add(digest::session(id, self));
+        self.terms_of(id, self.outcomes.len()).for_each(|term| sum.add(term));
+        sum
     }
 
     fn grow(&mut self, len: usize) {
@@ -114,10 +136,56 @@ pub struct Sessions {
     /// long ago, and is brought up to date when the session comes to its front. At least one entry
     /// for each session.
     by_use: BinaryHeap<Reverse<Use>>,
-    /// Sum of all windows.
+    sums: Sums,
+}
+
+/// What all sessions come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    /// Of all windows.
     slots: usize,
     /// How many outcomes there is room for.
     room: usize,
+    /// The part of all sessions in the state hash.
+    digest: Sum,
+}
+
+impl Sums {
+    fn add(&mut self, id: LogIndex, session: &Session) {
+        self.slots += session.window as usize;
+        self.room += session.outcomes.capacity();
+        self.digest = self.digest.and(session.digest(id));
+    }
+
+    fn subtract(&mut self, id: LogIndex, session: &Session) {
+        self.slots -= session.window as usize;
+        self.room -= session.outcomes.capacity();
+        self.digest = self.digest.without(session.digest(id));
+    }
+}
+
+/// What is known of one write of a session.
+pub struct Known<'a> {
+    name: SessionSequence,
+    outcome: &'a mut Option<Outcome>,
+    digest: &'a mut Sum,
+}
+
+impl Known<'_> {
+    /// Its outcome, when it came before.
+    #[inline]
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        *self.outcome
+    }
+
+    /// It is applied now, for the first time.
+    #[inline]
+    pub fn note(self, outcome: Outcome) {
+        debug_assert!(self.outcome.is_none(), "a write has one outcome");
+        self.digest.add(digest::outcome(self.name, &outcome));
+        *self.outcome = Some(outcome);
+    }
 }
 
 impl Sessions {
@@ -129,8 +197,7 @@ impl Sessions {
             // The cluster chooses the keys, not its clients.
             sessions: HashMap::with_hasher(FixedState::default()),
             by_use: BinaryHeap::new(),
-            slots: 0,
-            room: 0,
+            sums: Sums::default(),
         }
     }
 
@@ -151,7 +218,20 @@ impl Sessions {
     pub fn bytes(&self) -> usize {
         self.sessions.allocation_size()
             + self.by_use.capacity() * size_of::<Use>()
-            + self.room * size_of::<Option<Outcome>>()
+            + self.sums.room * size_of::<Option<Outcome>>()
+    }
+
+    /// The part of all sessions in the state hash.
+    #[must_use]
+    pub fn digest(&self) -> Sum {
+        self.sums.digest
+    }
+
+    /// The same, summed up from nothing.
+    #[must_use]
+    pub fn digest_from_scratch(&self) -> Sum {
+        let each = self.sessions.iter().map(|(id, session)| session.digest(*id));
+        each.fold(Sum::default(), Sum::and)
     }
 
     /// The entry at `index` opens a session of that name. Others end if they were unused for too
@@ -163,8 +243,7 @@ impl Sessions {
 
     /// Takes over a session as it was in another table.
     pub fn load(&mut self, id: LogIndex, session: Session) {
-        self.slots += session.window as usize;
-        self.room += session.outcomes.capacity();
+        self.sums.add(id, &session);
         let (index, time) = (session.last_used, session.last_time);
         self.by_use.push(Reverse(Use { index, time, session: id }));
         let before = self.sessions.insert(id, session);
@@ -179,9 +258,9 @@ impl Sessions {
         all
     }
 
-    /// Where the outcome of a write belongs that the entry at `index` brings: it is there if the
-    /// write came before, and then it is to be answered. Otherwise the write is to be applied, and
-    /// its outcome noted here.
+    /// What is known of a write that the entry at `index` brings: its outcome, if it came before,
+    /// and then that is to be answered. Otherwise the write is to be applied, and its outcome to be
+    /// noted.
     ///
     /// # Errors
     /// What the write does instead, which is nothing, when its session or its sequence is over.
@@ -191,22 +270,25 @@ impl Sessions {
         name: SessionSequence,
         index: LogIndex,
         time: LogTimeMs,
-    ) -> Result<&mut Option<Outcome>, Applied> {
+    ) -> Result<Known<'_>, Applied> {
         let Entry::Occupied(entry) = self.sessions.entry(LogIndex(name.session)) else {
             return Err(Applied::SessionExpired);
         };
         if self.bounds.is_over(entry.get().last_time, time) {
-            let session = entry.remove();
-            self.slots -= session.window as usize;
-            self.room -= session.outcomes.capacity();
+            let (id, session) = entry.remove_entry();
+            self.sums.subtract(id, &session);
             return Err(Applied::SessionExpired);
         }
         let session = entry.into_mut();
         let room = session.outcomes.capacity();
-        let place = session.place(name.sequence).ok_or(Applied::SequenceTooOld)?;
-        self.room += session.outcomes.capacity() - room;
+        let before = digest::session(LogIndex(name.session), session);
+        let sums = &mut self.sums;
+        let place = session.place(name, &mut sums.digest).ok_or(Applied::SequenceTooOld)?;
+        sums.room += session.outcomes.capacity() - room;
         (session.last_used, session.last_time) = (index, time);
-        Ok(&mut session.outcomes[place])
+        sums.digest.subtract(before);
+        sums.digest.add(digest::session(LogIndex(name.session), session));
+        Ok(Known { name, outcome: &mut session.outcomes[place], digest: &mut sums.digest })
     }
 
     /// Forgets every session.
@@ -219,8 +301,10 @@ impl Sessions {
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn forget(&mut self, name: SessionSequence) {
         let Some(session) = self.sessions.get_mut(&LogIndex(name.session)) else { return };
-        if let Some(place) = session.place(name.sequence) {
-            session.outcomes[place] = None;
+        if let Some(place) = session.place(name, &mut self.sums.digest)
+            && let Some(outcome) = session.outcomes[place].take()
+        {
+            self.sums.digest.subtract(digest::outcome(name, &outcome));
         }
     }
 
@@ -230,7 +314,7 @@ impl Sessions {
         while let Some(mut front) = self.by_use.peek_mut() {
             let Reverse(told) = *front;
             let is_full = self.sessions.len() >= self.bounds.sessions
-                || self.slots + window > self.bounds.slots;
+                || self.sums.slots + window > self.bounds.slots;
             if !is_full && !self.bounds.is_over(told.time, time) {
                 return;
             }
@@ -244,9 +328,8 @@ impl Sessions {
                 continue;
             }
             PeekMut::pop(front);
-            let session = entry.remove();
-            self.slots -= session.window as usize;
-            self.room -= session.outcomes.capacity();
+            let (id, session) = entry.remove_entry();
+            self.sums.subtract(id, &session);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The replicated state: all that applied entries have made, the same on every node that has
 //! applied as many.
 
+use super::digest;
 use super::sessions::{SessionBounds, Sessions};
 use super::store::Store;
 
@@ -25,6 +26,20 @@ impl State {
             #[cfg(feature = "seeded-bugs")]
             bug: None,
         }
+    }
+
+    /// The state hash, which is kept up to date with every change.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        digest::state(self.store.digest(), self.sessions.digest())
+    }
+
+    /// The same, summed up from nothing: it takes a walk over the whole state. It differs from
+    /// [`hash`](State::hash) when memory was damaged.
+    #[must_use]
+    pub fn hash_from_scratch(&self) -> u64 {
+        let (store, sessions) = (&self.store, &self.sessions);
+        digest::state(store.digest_from_scratch(), sessions.digest_from_scratch())
     }
 
     /// Bytes asked of the allocator: what `--memory-max` limits.

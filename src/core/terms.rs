@@ -13,6 +13,17 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// As they were told elsewhere: the first entry of each term, and the last entry of all.
+    /// `None` when no log has such terms.
+    #[must_use]
+    pub fn from_firsts(firsts: Vec<(LogIndex, Term)>, last: LogIndex) -> Option<Terms> {
+        let begins = firsts.first().map_or(last == LogIndex(0), |(first, _)| first.0 == 1);
+        let ends = firsts.last().is_none_or(|(first, _)| *first <= last);
+        let mut pairs = firsts.windows(2);
+        let ascends = pairs.all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        (begins && ends && ascends).then_some(Terms { firsts, last })
+    }
+
     /// Entries up to `last` follow, all of `term`.
     ///
     /// # Panics

@@ -241,6 +241,10 @@ impl ReadFile for File {
         }
         Ok(done)
     }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
 }
 
 fn writable(path: &Path, file: File, direct_io: bool) -> io::Result<Box<dyn DiskFile>> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use memmap2::{Advice, Mmap};
 
@@ -51,7 +51,7 @@ impl Contents {
         // live log as root is outside of what any program can prove.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(file)? };
-        populate(&map, map.len().min(FIRST_BYTES))?;
+        populate(&map, 0..map.len().min(FIRST_BYTES))?;
         Ok(Contents(Source::Mapped(map)))
     }
 
@@ -61,8 +61,20 @@ impl Contents {
     /// # Errors
     /// A part of the file can not be read from the medium.
     pub fn read_ahead(&self) -> io::Result<()> {
+        self.read_ahead_of(0..self.len())
+    }
+
+    /// The same for some of it.
+    ///
+    /// # Errors
+    /// A part of that can not be read from the medium.
+    ///
+    /// # Panics
+    /// When the range reaches beyond the end.
+    pub fn read_ahead_of(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.end <= self.len(), "behind the end");
         match &self.0 {
-            Source::Mapped(map) => populate(map, map.len()),
+            Source::Mapped(map) => populate(map, range),
             Source::Owned(_) => Ok(()),
         }
     }
@@ -71,11 +83,11 @@ impl Contents {
 /// What is looked at to decide whether the rest is needed.
 const FIRST_BYTES: usize = 2 * BLOCK_BYTES;
 
-/// Brings the first `bytes` in. This also turns a sector that can not be read into an error, where
+/// Brings a range in. This also turns a sector that can not be read into an error, where
 /// a plain access would be a SIGBUS: EFAULT of MADV_POPULATE_READ (madvise(2), Linux 5.14). An
 /// older kernel says EINVAL, and the pages come in when they are used.
-fn populate(map: &Mmap, bytes: usize) -> io::Result<()> {
-    match map.advise_range(Advice::PopulateRead, 0, bytes) {
+fn populate(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+    match map.advise_range(Advice::PopulateRead, range.start, range.len()) {
         Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
             Err(io::Error::new(error.kind(), format!("the medium does not read: {error}")))
         }

@@ -123,4 +123,10 @@ pub trait ReadFile: Send {
     /// # Errors
     /// The medium does not read.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// How long the file is.
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    fn bytes(&self) -> io::Result<u64>;
 }

@@ -82,7 +82,9 @@ impl LogQueue {
             match record {
                 Record::TermVote { term, .. } => self.newest.term = *term,
                 Record::Batch(batch) => self.newest.last = batch.header().last_index(),
-                Record::Truncate { end } => self.newest.last = end.index,
+                Record::Truncate { end } | Record::Install { end } => {
+                    self.newest.last = end.index;
+                }
             }
             self.states.push_back((*lsn, self.newest));
         }
@@ -100,7 +102,7 @@ impl LogQueue {
         for (_, record) in &self.waiting {
             match record {
                 Record::Batch(batch) => self.handed = batch.header().last_index(),
-                Record::Truncate { end } => self.handed = end.index,
+                Record::Truncate { end } | Record::Install { end } => self.handed = end.index,
                 Record::TermVote { .. } => {}
             }
         }
@@ -126,6 +128,11 @@ impl LogQueue {
     /// Whether anything is on its way.
     pub fn is_busy(&self) -> bool {
         self.thread.is_busy() || !self.waiting.is_empty()
+    }
+
+    /// Snapshots cover everything up to `index`, and nobody else needs it.
+    pub fn release(&mut self, index: LogIndex) {
+        self.thread.release(index);
     }
 
     /// How the log stands, if that has changed.

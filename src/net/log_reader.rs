@@ -1,8 +1,9 @@
-//! The thread that reads the log back for members that lag, so that neither the reactor nor the
-//! thread that writes the log ever waits for it.
+//! The thread that reads the log back for members that lag, and snapshots for those that the log
+//! can not help any more, so that neither the reactor nor the thread that writes the log ever waits
+//! for it.
 //!
-//! The core asks for one [`Fetch`] per member at a time, and each is bounded in bytes; so what is
-//! on its way here is bounded too.
+//! The core asks for one [`Fetch`] and one [`SnapshotFetch`] per member at a time, and each is
+//! bounded in bytes; so what is on its way here is bounded too.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,33 +11,52 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use kvorum_protocol::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use kvorum_protocol::{Batch, LogIndex, NodeId};
 use mio::Waker;
 
-use crate::core::Fetch;
+use crate::core::{Fetch, SnapshotFetch, SnapshotPart};
 use crate::disk::Disk;
+use crate::snapshot::PartReader;
 use crate::wal::Fetcher;
 
 /// Copying old entries is less urgent than serving new ones: as `nice(1)` counts. Low enough that
 /// the reactor and the log go first on a busy machine, not so low that a member never catches up.
 const NICENESS: i32 = 5;
 
-/// The answer to a [`Fetch`].
+/// What the thread is asked for.
 #[derive(Debug)]
-pub struct Fetched {
-    /// Whose fetch it was.
-    pub member: NodeId,
-    /// Where it began.
-    pub from: LogIndex,
-    /// What was found; nothing when the log can not be read, which was logged.
-    pub batches: Vec<Batch>,
+enum Request {
+    Log(Fetch),
+    Snapshot(SnapshotFetch),
+}
+
+/// What it has found.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The answer to a [`Fetch`].
+    Log {
+        /// Whose fetch it was.
+        member: NodeId,
+        /// Where it began.
+        from: LogIndex,
+        /// What was found; nothing when the log can not be read, which was logged.
+        batches: Vec<Batch>,
+    },
+    /// The answer to a [`SnapshotFetch`].
+    Snapshot {
+        /// Whose fetch it was.
+        member: NodeId,
+        /// What was found; `None` when the snapshot can not be read, which was logged.
+        part: Option<SnapshotPart>,
+    },
 }
 
 /// The reactor's handle of the thread. When it is dropped the thread ends by itself, after the
 /// fetch that it is at; nobody waits for that, because the disk may be stuck.
 #[derive(Debug)]
 pub struct LogReader {
-    fetches: Sender<Fetch>,
+    requests: Sender<Request>,
     results: Receiver<Fetched>,
     stop: Arc<AtomicBool>,
 }
@@ -48,28 +68,41 @@ impl LogReader {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(disk: Arc<dyn Disk>, waker: Arc<Waker>) -> std::io::Result<LogReader> {
-        let mut log = Log { fetcher: Fetcher::new(disk), in_trouble: HashSet::new() };
-        LogReader::spawn(waker, move |fetch| log.read(fetch))
+        let mut files = Files {
+            fetcher: Fetcher::new(Arc::clone(&disk)),
+            snapshots: PartReader::new(disk, SNAPSHOT_CHUNK_BYTES_MAX),
+            in_trouble: HashSet::new(),
+        };
+        LogReader::spawn(waker, move |request| files.read(request))
     }
 
     /// The same, whatever it is that is read.
     fn spawn(
         waker: Arc<Waker>,
-        read: impl FnMut(&Fetch) -> Vec<Batch> + Send + 'static,
+        read: impl FnMut(&Request) -> Fetched + Send + 'static,
     ) -> std::io::Result<LogReader> {
-        let (fetches, waiting) = channel();
+        let (requests, waiting) = channel();
         let (done, results) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let reader = ReadLoop { read, done, waker, stop: Arc::clone(&stop) };
         let run = move || reader.run(&waiting);
         thread::Builder::new().name("kvorum-reader".into()).spawn(run)?;
-        Ok(LogReader { fetches, results, stop })
+        Ok(LogReader { requests, results, stop })
     }
 
     /// Has a part of the log read. Answered in order, each by one of
     /// [`take_results`](LogReader::take_results).
     pub fn submit(&mut self, fetch: Fetch) {
-        self.fetches.send(fetch).expect("the thread runs until this is dropped");
+        self.send(Request::Log(fetch));
+    }
+
+    /// The same for a part of a snapshot.
+    pub fn submit_snapshot(&mut self, fetch: SnapshotFetch) {
+        self.send(Request::Snapshot(fetch));
+    }
+
+    fn send(&mut self, request: Request) {
+        self.requests.send(request).expect("the thread runs until this is dropped");
     }
 
     /// What was read since the last call.
@@ -93,18 +126,17 @@ struct ReadLoop<R> {
     stop: Arc<AtomicBool>,
 }
 
-impl<R: FnMut(&Fetch) -> Vec<Batch>> ReadLoop<R> {
-    fn run(mut self, fetches: &Receiver<Fetch>) {
+impl<R: FnMut(&Request) -> Fetched> ReadLoop<R> {
+    fn run(mut self, requests: &Receiver<Request>) {
         // Of this thread only, on Linux. Where it is not allowed the work is done all the same.
         if let Err(error) = rustix::process::nice(NICENESS) {
             log::debug!("the log is read back at the usual priority: {error}");
         }
-        for fetch in fetches {
+        for request in requests {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let batches = (self.read)(&fetch);
-            let fetched = Fetched { member: fetch.member, from: fetch.from, batches };
+            let fetched = (self.read)(&request);
             if self.done.send(fetched).is_err() {
                 break;
             }
@@ -116,26 +148,51 @@ impl<R: FnMut(&Fetch) -> Vec<Batch>> ReadLoop<R> {
 }
 
 /// What the thread reads.
-struct Log {
+struct Files {
     fetcher: Fetcher,
+    snapshots: PartReader,
     /// Members whose last fetch failed. They will ask again, and the log says it once.
     in_trouble: HashSet<NodeId>,
 }
 
-impl Log {
-    fn read(&mut self, fetch: &Fetch) -> Vec<Batch> {
-        match self.fetcher.fetch(fetch) {
-            Ok(batches) => {
-                self.in_trouble.remove(&fetch.member);
-                batches
+impl Files {
+    fn read(&mut self, request: &Request) -> Fetched {
+        match request {
+            Request::Log(fetch) => self.read_log(fetch),
+            Request::Snapshot(fetch) => self.read_snapshot(fetch),
+        }
+    }
+
+    fn read_log(&mut self, fetch: &Fetch) -> Fetched {
+        let Fetch { member, from, .. } = *fetch;
+        let batches = self.fetcher.fetch(fetch).unwrap_or_else(|error| {
+            self.note_trouble(member, &|| format!("the entries from {from} on: {error}"));
+            Vec::new()
+        });
+        if !batches.is_empty() {
+            self.in_trouble.remove(&member);
+        }
+        Fetched::Log { member, from, batches }
+    }
+
+    fn read_snapshot(&mut self, fetch: &SnapshotFetch) -> Fetched {
+        let SnapshotFetch { member, index, offset } = *fetch;
+        let part = match self.snapshots.read(index, offset) {
+            Ok(part) => {
+                self.in_trouble.remove(&member);
+                Some(part)
             }
             Err(error) => {
-                if self.in_trouble.insert(fetch.member) {
-                    let Fetch { member, from, .. } = fetch;
-                    log::error!("node {member} can not get the entries from {from} on: {error}");
-                }
-                Vec::new()
+                self.note_trouble(member, &|| format!("a snapshot: {error}"));
+                None
             }
+        };
+        Fetched::Snapshot { member, part }
+    }
+
+    fn note_trouble(&mut self, member: NodeId, what: &dyn Fn() -> String) {
+        if self.in_trouble.insert(member) {
+            log::error!("node {member} can not get {}", what());
         }
     }
 }
@@ -196,7 +253,7 @@ mod tests {
                 wait(&mut poll);
                 results.extend(reader.take_results());
             }
-            let [Fetched { member, from: answered, batches }] = &results[..] else { panic!() };
+            let [Fetched::Log { member, from: answered, batches }] = &results[..] else { panic!() };
             assert_eq!((*member, *answered, batches), (NodeId(3), LogIndex(from), &found));
         }
         drop(reader);
@@ -217,7 +274,7 @@ mod tests {
         let mut reader = LogReader::spawn(waker, move |_| {
             begun.send(()).unwrap();
             let _ = released.recv_timeout(PATIENCE);
-            Vec::new()
+            Fetched::Snapshot { member: NodeId(3), part: None }
         })
         .unwrap();
         reader.submit(fetch(1));

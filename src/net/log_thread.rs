@@ -29,6 +29,8 @@ pub struct News {
     pub room_bytes: u64,
     /// Whether more may come.
     pub next_segment: NextSegment,
+    /// Bytes of all records since the thread was started, as they take room in the log.
+    pub appended_bytes: u64,
 }
 
 /// What is submitted at once.
@@ -42,6 +44,8 @@ struct Group {
 #[derive(Debug, Default)]
 struct Mailbox {
     group: Option<Group>,
+    /// Everything up to here may be given up.
+    release: Option<LogIndex>,
     /// The group that was taken last is written, and synced if that is asked for.
     group_is_done: bool,
     news: Option<Result<News, WalError>>,
@@ -115,6 +119,16 @@ impl LogThread {
         self.busy = true;
         let mut mailbox = self.shared.lock();
         mailbox.group = Some(Group { records, commit });
+        if mailbox.thread_waits {
+            drop(mailbox);
+            self.shared.group_signal.notify_one();
+        }
+    }
+
+    /// Snapshots cover everything up to `index`, and nobody else needs it: the log may give it up.
+    pub fn release(&mut self, index: LogIndex) {
+        let mut mailbox = self.shared.lock();
+        mailbox.release = Some(index);
         if mailbox.thread_waits {
             drop(mailbox);
             self.shared.group_signal.notify_one();
@@ -203,6 +217,8 @@ struct LogLoop {
 /// What the thread wakes up for.
 enum Task {
     Group(Group),
+    /// Give up what stands up to there.
+    Release(LogIndex),
     /// The time has come that `tend` named.
     Tend,
     Stop,
@@ -237,6 +253,10 @@ impl LogLoop {
         loop {
             let is_due = match self.next_task(wake_at) {
                 Task::Stop => return Ok(()),
+                Task::Release(index) => {
+                    self.writer.release(index);
+                    false
+                }
                 Task::Tend => self.waits_for_room && !self.writer.lacks_next_segment(),
                 Task::Group(group) => {
                     let is_vote = |(_, record): &_| matches!(record, Record::TermVote { .. });
@@ -319,6 +339,7 @@ impl LogLoop {
             staged: self.writer.staged(),
             room_bytes: self.writer.room(),
             next_segment: self.writer.next_segment(),
+            appended_bytes: self.writer.appended_bytes(),
         };
         if group_is_done || self.told != Some(news) {
             self.told = Some(news);
@@ -334,6 +355,9 @@ impl LogLoop {
         loop {
             if let Some(group) = mailbox.group.take() {
                 return Task::Group(group);
+            }
+            if let Some(index) = mailbox.release.take() {
+                return Task::Release(index);
             }
             if mailbox.stop {
                 return Task::Stop;

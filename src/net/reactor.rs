@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::peer::{Reason, Refusal};
-use kvorum_protocol::{LogIndex, Member};
+use kvorum_protocol::{LogIndex, Member, Response};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -28,14 +28,16 @@ use slab::Slab;
 use super::clock::Clock;
 use super::listener::Listener;
 use super::log_queue::{LogQueue, LogState};
-use super::log_reader::LogReader;
+use super::log_reader::{Fetched, LogReader};
 use super::log_thread::{LogThread, News};
 use super::outbox::OutboxPool;
 use super::peer::{self, Peers, PeersConfig};
 use super::server::Server;
 use super::signals::Signals;
+use super::snapshot_reads::{SnapshotReads, Wish};
+use super::snapshots::{Snapshots, SnapshotsConfig};
 use crate::config::Fsync;
-use crate::core::{Instant, Node, Now, Output};
+use crate::core::{Disagreement, Instant, Node, Now, Output, ReplyTo};
 use crate::wal::{WalError, Writer};
 
 pub use clients::{Connections, SURPLUS_MAX};
@@ -73,6 +75,8 @@ pub enum Fatal {
     Log(WalError),
     /// Another member knows that this node's log has lost what it has promised to keep.
     Forgot(Refusal),
+    /// The state of this node is not that of the majority.
+    Outvoted(Disagreement),
     /// The cluster has removed this node.
     Removed,
     /// The poll itself failed.
@@ -110,6 +114,10 @@ pub struct Reactor {
     /// The other members, and who reads the log back for them; `None` for a lone node.
     peers: Option<Peers>,
     reader: Option<LogReader>,
+    snapshots: Snapshots,
+    /// What clients want of the snapshots, since the last turn, and who reads them.
+    wishes: Vec<Wish>,
+    snapshot_reads: SnapshotReads,
     server: Server,
     /// The read buffer of all connections.
     shared: Box<[u8]>,
@@ -137,6 +145,7 @@ impl Reactor {
         fsync: Fsync,
         server: Server,
         peers: Option<PeersConfig>,
+        snapshots: SnapshotsConfig,
         signals: Signals,
     ) -> io::Result<Reactor> {
         let poll = Poll::new()?;
@@ -147,6 +156,8 @@ impl Reactor {
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
         let recovered = LogState { term: node.status().term, last: node.status().durable };
         let log = LogQueue::new(log, recovered);
+        let snapshot_reads = SnapshotReads::new(Arc::clone(&snapshots.disk), Arc::clone(&waker));
+        let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -172,6 +183,9 @@ impl Reactor {
             log,
             peers,
             reader,
+            snapshots,
+            wishes: Vec::new(),
+            snapshot_reads,
             server,
             shared: vec![0; READ_BUFFER_BYTES].into(),
             scratch: Vec::new(),
@@ -264,6 +278,7 @@ impl Reactor {
             Ok(()) => {}
         }
         let now = self.clock.now();
+        let is_idle = events.is_empty();
         self.note_events(events, &now);
         // What is durable first: it must not be given up for having waited.
         let news = self.log.news().map_err(Fatal::Log)?;
@@ -290,8 +305,41 @@ impl Reactor {
                 self.flush_peers(&now);
             }
         }
+        self.take_snapshot(&now, is_idle);
         self.sweep(&now);
         Ok(())
+    }
+
+    /// Goes on with a snapshot, and gives up what the newest ones cover.
+    fn take_snapshot(&mut self, now: &Now, is_idle: bool) {
+        for wish in self.wishes.drain(..) {
+            match wish {
+                Wish::Take(to) => self.snapshots.demand(to),
+                Wish::Read(to, read) => self.snapshot_reads.submit(to, read),
+            }
+        }
+        for (to, found) in self.snapshot_reads.take_results() {
+            self.complete(to, &found.response());
+        }
+        let (node, replies) = (&mut self.node, &mut self.out.replies);
+        let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
+        if let Some(upto) = upto {
+            self.log.release(upto);
+        }
+        if !self.out.replies.is_empty() || !self.dirty.is_empty() {
+            self.deliver_replies();
+        }
+    }
+
+    /// Brings an answer that is not the core's to its connection.
+    fn complete(&mut self, to: ReplyTo, response: &Response<'_>) {
+        let id = to.connection;
+        let Some(connection) = connection_mut(&mut self.connections, id) else { return };
+        connection.complete(to.tag, response, &mut self.pool);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
     }
 
     /// Whether clients read at the moment.
@@ -305,7 +353,8 @@ impl Reactor {
 
     /// How long the poll may sleep.
     fn sleep_for(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || self.peers.as_ref().is_some_and(Peers::has_work) {
+        let has_peer_work = self.peers.as_ref().is_some_and(Peers::has_work);
+        if !self.queue.is_empty() || has_peer_work || self.snapshots.has_work() {
             return Some(Duration::ZERO);
         }
         if self.stopping {
@@ -317,6 +366,7 @@ impl Reactor {
             .node
             .deadline()
             .min(growth_ends)
+            .min(self.snapshots.deadline())
             .min(self.peers.as_ref().map_or(never, Peers::deadline))
             .min(self.accept_at.unwrap_or(never))
             .min(self.retired_at.map_or(never, |at| at.after(RETIREMENT)))
@@ -363,6 +413,7 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.next_segment);
+            self.snapshots.note_appended(news.appended_bytes);
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {
@@ -378,7 +429,14 @@ impl Reactor {
     /// Tells the core what other members say, and what was read back for them.
     fn hear_peers(&mut self, now: &Now) -> Result<(), Fatal> {
         for fetched in self.reader.iter_mut().flat_map(LogReader::take_results) {
-            self.node.fetched(now, fetched.member, fetched.from, fetched.batches);
+            match fetched {
+                Fetched::Log { member, from, batches } => {
+                    self.node.fetched(now, member, from, batches);
+                }
+                Fetched::Snapshot { member, part } => {
+                    self.node.snapshot_fetched(now, member, part);
+                }
+            }
         }
         let Some(peers) = &mut self.peers else { return Ok(()) };
         peers.receive(now, &mut self.node);
@@ -386,9 +444,16 @@ impl Reactor {
             Some(refusal) if refusal.reason == Reason::Removed => {
                 log::info!("{refusal}");
                 self.retire(now);
+            }
+            Some(refusal) => return Err(Fatal::Forgot(refusal)),
+            None => {}
+        }
+        match self.node.take_disagreement() {
+            Some(outvoted @ Disagreement::Outvoted { .. }) => Err(Fatal::Outvoted(outvoted)),
+            Some(split) => {
+                log::error!("{split}");
                 Ok(())
             }
-            Some(refusal) => Err(Fatal::Forgot(refusal)),
             None => Ok(()),
         }
     }
@@ -447,6 +512,10 @@ impl Reactor {
         }
         if let Some(reader) = &mut self.reader {
             self.out.fetches.drain(..).for_each(|fetch| reader.submit(fetch));
+            self.out.snapshot_fetches.drain(..).for_each(|fetch| reader.submit_snapshot(fetch));
+        }
+        for (from, chunk) in self.out.snapshot_parts.drain(..) {
+            self.snapshots.keep_part(from, chunk);
         }
         self.deliver_replies();
     }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kvorum_protocol::limits::BATCH_BYTES_SOFT;
 use kvorum_protocol::peer::Refusal;
-use kvorum_protocol::{LogIndex, Lsn, Member, MemberList, NodeId};
+use kvorum_protocol::{Member, MemberList, NodeId};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::join::{self, AskMembers, Invitation};
+use super::data::{self, Data};
+use super::join::{self, AskMembers};
 use super::listener::Listener;
 use super::log_queue::LogState;
 use super::members::{self, Start, list};
@@ -19,10 +19,12 @@ use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_s
 use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
+use super::snapshots::{SnapshotsConfig, Trigger};
 use crate::config::{Config, ConfigError};
-use crate::core::{Node, NodeConfig, Recovery, ReplayError};
+use crate::core::{Disagreement, Node, NodeConfig, Recovery};
 use crate::disk::{Disk, DiskError, FileDisk, advice};
-use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig, WalError, Writer};
+use crate::snapshot::SnapshotError;
+use crate::wal::{self, WalError};
 
 /// Descriptors beside those of client connections: log, listener, poll, spare.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -39,9 +41,6 @@ const DIRECT_IO: bool = true;
 /// Nothing is lost on a connection that stands, so there is no hurry.
 const RESEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Recovery that takes longer says how far it is, this often.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Why the server could not start, or had to stop.
 #[derive(Debug)]
 pub enum ServeError {
@@ -49,6 +48,8 @@ pub enum ServeError {
     Disk(DiskError),
     /// The log can not be used.
     Log(WalError),
+    /// The snapshots can not be read.
+    Snapshot(SnapshotError),
     /// Nobody can be served there.
     Listen {
         /// The address asked for.
@@ -82,6 +83,13 @@ pub enum ServeError {
         id: NodeId,
         /// What another member says.
         refusal: Refusal,
+    },
+    /// Equal entries have made another state here than on most voters.
+    Outvoted {
+        /// The data directory.
+        directory: PathBuf,
+        /// Where, and both hashes.
+        disagreement: Disagreement,
     },
     /// This node was removed from its cluster.
     Removed {
@@ -123,6 +131,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Disk(error) => error.fmt(f),
             ServeError::Log(error) => error.fmt(f),
+            ServeError::Snapshot(error) => error.fmt(f),
             ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
@@ -151,6 +160,12 @@ impl fmt::Display for ServeError {
                 f,
                 "{}: {refusal}: bring back the newest directory that this node had, or replace \
                  the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
+                directory.display()
+            ),
+            ServeError::Outvoted { directory, disagreement } => write!(
+                f,
+                "{}: {disagreement}; do not serve from it again: replace the node by one with a \
+                 new id and an empty --data, which the cluster fills",
                 directory.display()
             ),
             ServeError::Secret(error) => error.fmt(f),
@@ -186,6 +201,7 @@ impl ServeError {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
+            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, disagreement },
             Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
@@ -210,7 +226,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let servers = whom_to_join(&config, &*disk)?;
     if let Some(servers) = &servers {
         // The directory gets the name of its cluster when it is first used.
-        if !wal::is_in_use(&*disk).map_err(ServeError::Log)? {
+        if wal::read_identity(&*disk).map_err(ServeError::Log)?.is_none() {
             join::note(&*disk, servers).map_err(|source| ServeError::note(&*disk, source))?;
             invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
             if invitation.is_none() {
@@ -218,7 +234,12 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             }
         }
     }
-    let (writer, recovery) = open_log(&config, &disk, invitation.as_ref())?;
+    // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
+    // directory that is in use belongs to the configured cluster, `members` judges.
+    let configured = config.members.as_ref().filter(|members| members.members().len() > 1);
+    let invited = invitation.as_ref().map(|invitation| invitation.cluster);
+    let cluster = invited.or(configured.map(MemberList::cluster_id));
+    let Data { writer, recovery, snapshots, log_bytes } = data::open(&config, &disk, cluster)?;
     if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
         invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
         if invitation.is_none() {
@@ -262,7 +283,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             known: load_known(&*disk).map_err(ServeError::Known)?,
             secret,
             trace: config.trace_peers,
-            disk,
+            disk: Arc::clone(&disk),
         }),
     };
     let (id, fsync) = (config.id, config.fsync);
@@ -279,10 +300,19 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
         seed: rand::random(),
         ..NodeConfig::new(id, members)
     };
+    let snapshots = SnapshotsConfig {
+        disk,
+        trigger: Trigger {
+            log_percent: config.snapshot_log_percent,
+            log_bytes_min: config.snapshot_log_bytes_min,
+        },
+        kept: snapshots,
+        log_bytes,
+    };
     let (cluster, directory) = (identity.cluster, config.data.clone());
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, cluster, address, connections_max);
-    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, signals);
+    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, snapshots, signals);
     let mut reactor =
         reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
     let served = reactor.run_until_ready().and_then(|is_ready| {
@@ -378,87 +408,4 @@ fn raise_descriptor_limit(connections_max: usize, others: usize) -> usize {
          {reached} (ulimit -n): serving {served} connections at once"
     );
     usize::try_from(served).unwrap_or(connections_max)
-}
-
-// The log
-
-fn open_log(
-    config: &Config,
-    disk: &Arc<dyn Disk>,
-    invitation: Option<&Invitation>,
-) -> Result<(Writer, Recovery), ServeError> {
-    // Nodes that boot with the same list are of one cluster; a lone one is its own. Whether a
-    // directory that is in use belongs to the configured cluster, `members` judges.
-    let members = config.members.as_ref().filter(|members| members.members().len() > 1);
-    let cluster = members.map(MemberList::cluster_id);
-    let cluster = invitation.map(|invitation| invitation.cluster).or(cluster);
-    let wal_config = WalConfig {
-        batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
-        ..WalConfig::new(Identity::random(config.id, cluster))
-    };
-    let mut replay = Replay::new(config.id);
-    let (writer, recovered) =
-        wal::open(Arc::clone(disk), wal_config, &mut replay).map_err(ServeError::Log)?;
-    if let Some(cut) = &recovered.cut {
-        log::warn!(
-            "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
-             was behind it",
-            cut.path.display(),
-            cut.offset,
-            cut.fault
-        );
-    }
-    replay.finish();
-    Ok((writer, replay.recovery))
-}
-
-/// Feeds the core with the log, and says how far it is when that takes long.
-struct Replay {
-    recovery: Recovery,
-    start: Instant,
-    told: Instant,
-    was_told: bool,
-}
-
-impl Replay {
-    fn new(own: NodeId) -> Replay {
-        let now = Instant::now();
-        let recovery = Recovery::new(rand::random()).of(own);
-        Replay { recovery, start: now, told: now, was_told: false }
-    }
-
-    fn finish(&self) {
-        if self.was_told {
-            log::info!(
-                "the log is read: {} keys at index {} in {:.1} s",
-                self.recovery.keys(),
-                self.recovery.last_index(),
-                self.start.elapsed().as_secs_f64()
-            );
-        }
-    }
-}
-
-impl RecoverySink for Replay {
-    fn record(
-        &mut self,
-        lsn: Lsn,
-        commit: LogIndex,
-        record: &RecordView<'_>,
-    ) -> Result<(), ReplayError> {
-        self.recovery.record(lsn, commit, record)
-    }
-
-    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
-        if self.told.elapsed() < PROGRESS_INTERVAL {
-            return;
-        }
-        (self.told, self.was_told) = (Instant::now(), true);
-        log::info!(
-            "reading the log: {} of {} MiB, {} keys",
-            done_bytes >> 20,
-            total_bytes >> 20,
-            self.recovery.keys()
-        );
-    }
 }

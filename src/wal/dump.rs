@@ -243,7 +243,9 @@ impl Visitor for Dumper<'_> {
                 self.count.entries += u64::from(header.count);
                 self.last_index = header.last_index();
             }
-            RecordView::Truncate { end } => self.last_index = end.index,
+            RecordView::Truncate { end } | RecordView::Install { end } => {
+                self.last_index = end.index;
+            }
             RecordView::TermVote { .. } | RecordView::Mark => {}
         }
         Ok(())
@@ -288,6 +290,11 @@ fn print(
             end.term,
             end.index,
             end.crc
+        ),
+        RecordView::Install { end } => writeln!(
+            out,
+            "INSTALL last_term={} last={} crc={:08x} commit={commit}",
+            end.term, end.index, end.crc
         ),
         RecordView::Mark => writeln!(out, "MARK synced={synced} commit={commit}"),
     }

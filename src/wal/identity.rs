@@ -5,8 +5,6 @@ use std::io;
 
 use kvorum_protocol::{ClusterId, NodeId};
 
-use super::error::WalError;
-use super::reader::read_identity;
 use crate::disk::Disk;
 
 /// The file's name.
@@ -77,14 +75,6 @@ pub(super) fn read(disk: &dyn Disk) -> io::Result<Option<Identity>> {
         other => other?,
     };
     Identity::decode(&bytes).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// Whether a directory holds the data of a node.
-///
-/// # Errors
-/// Its identity can not be read.
-pub fn is_in_use(disk: &dyn Disk) -> Result<bool, WalError> {
-    Ok(read_identity(disk)?.is_some())
 }
 
 /// Writes the file; when this returns it stands, whole and durable. A crash leaves all of it or

@@ -40,15 +40,16 @@ mod writer;
 pub use dump::{Summary, Tail, dump, outline, verify};
 pub use error::{Fault, Oddity, WalError};
 pub use fetch::Fetcher;
-pub use identity::{Identity, is_in_use};
+pub use identity::Identity;
 pub use layout::footprint;
+pub use reader::read_identity;
 pub use record::RecordView;
 pub use recovery::{Cut, Recovered, RecoverySink, open};
 pub use state::{Discontinuity, LogState};
 pub use writer::Writer;
 
 use kvorum_protocol::ClusterId;
-use kvorum_protocol::limits::{BATCH_BYTES_MAX, BATCH_BYTES_SOFT};
+use kvorum_protocol::limits::{BATCH_BYTES_MAX, BATCH_BYTES_SOFT, LOG_BYTES_BETWEEN_SNAPSHOTS_MAX};
 
 use crate::disk::BLOCK_BYTES;
 
@@ -71,6 +72,8 @@ pub struct WalConfig {
     pub batch_bytes_max: usize,
     /// Kept free for terms and votes when batches are refused for want of space, in bytes.
     pub reserve_bytes: u64,
+    /// How many bytes of segments that were given up are kept, to be recycled.
+    pub recycle_bytes_max: u64,
     /// Prepare segments on a thread of their own. Without, [`Writer::tend`] does it.
     pub prepare_in_background: bool,
 }
@@ -87,6 +90,7 @@ impl WalConfig {
             segment_bytes_max: 64 << 20,
             batch_bytes_max: BATCH_BYTES_SOFT + kvorum_protocol::limits::VALUE_BYTES_DEFAULT,
             reserve_bytes: 256 << 10,
+            recycle_bytes_max: LOG_BYTES_BETWEEN_SNAPSHOTS_MAX,
             prepare_in_background: true,
         }
     }

@@ -52,7 +52,11 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Files, WalError> {
     Ok(Files { sequences, strays })
 }
 
-pub(super) fn read_identity(disk: &dyn Disk) -> Result<Option<Identity>, WalError> {
+/// Whose data a directory holds; `None` when it is not in use.
+///
+/// # Errors
+/// Its identity can not be read.
+pub fn read_identity(disk: &dyn Disk) -> Result<Option<Identity>, WalError> {
     identity::read(disk).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData => WalError::IdentityDamaged { path: disk.path(IDENTITY_NAME) },
         _ => io_error(disk, "read", IDENTITY_NAME, source),

@@ -11,9 +11,10 @@ pub(super) const KIND_BATCH: u8 = 1;
 const KIND_TERM_VOTE: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 pub(super) const KIND_MARK: u8 = 4;
+const KIND_INSTALL: u8 = 5;
 
 const TERM_VOTE_BYTES: usize = 16;
-const TRUNCATE_BYTES: usize = 32;
+const END_BYTES: usize = 32;
 
 /// A record as it is read back, borrowed from the segment: [`Record`], and what only the log
 /// itself uses.
@@ -36,6 +37,11 @@ pub enum RecordView<'a> {
     /// The replicated log was cut back.
     Truncate {
         /// The last batch that stands.
+        end: LogEnd,
+    },
+    /// A snapshot took the place of the log.
+    Install {
+        /// The last batch that it covers.
         end: LogEnd,
     },
     /// Nothing: its header tells that everything before it is durable. Takes no `Lsn` of its own.
@@ -66,14 +72,26 @@ pub(super) fn encode_body(record: &Record, out: &mut AlignedBuffer) -> (u8, u32)
             put_u64(&mut body, 8, term.0);
             (KIND_TERM_VOTE, append_summed(&mut body, out))
         }
-        Record::Truncate { end } => {
-            let mut body = [0; TRUNCATE_BYTES];
-            put_u32(&mut body, 4, end.crc);
-            put_u64(&mut body, 8, end.index.0);
-            put_u64(&mut body, 16, end.term.0);
-            put_u64(&mut body, 24, end.time.0);
-            (KIND_TRUNCATE, append_summed(&mut body, out))
-        }
+        Record::Truncate { end } => (KIND_TRUNCATE, encode_end(end, out)),
+        Record::Install { end } => (KIND_INSTALL, encode_end(end, out)),
+    }
+}
+
+fn encode_end(end: &LogEnd, out: &mut AlignedBuffer) -> u32 {
+    let mut body = [0; END_BYTES];
+    put_u32(&mut body, 4, end.crc);
+    put_u64(&mut body, 8, end.index.0);
+    put_u64(&mut body, 16, end.term.0);
+    put_u64(&mut body, 24, end.time.0);
+    append_summed(&mut body, out)
+}
+
+fn decode_end(body: &[u8]) -> LogEnd {
+    LogEnd {
+        index: LogIndex(u64_at(body, 8)),
+        term: Term(u64_at(body, 16)),
+        crc: u32_at(body, 4),
+        time: LogTimeMs(u64_at(body, 24)),
     }
 }
 
@@ -112,15 +130,9 @@ pub(super) fn decode_body(kind: u8, crc: u32, body: &[u8]) -> Result<RecordView<
             let voted_for = Some(voted_for).filter(|node| node.0 != 0);
             Ok(RecordView::TermVote { term: Term(u64_at(body, 8)), voted_for })
         }
-        (KIND_TRUNCATE, TRUNCATE_BYTES) => Ok(RecordView::Truncate {
-            end: LogEnd {
-                index: LogIndex(u64_at(body, 8)),
-                term: Term(u64_at(body, 16)),
-                crc: u32_at(body, 4),
-                time: LogTimeMs(u64_at(body, 24)),
-            },
-        }),
-        (KIND_TERM_VOTE | KIND_TRUNCATE | KIND_MARK, _) => {
+        (KIND_TRUNCATE, END_BYTES) => Ok(RecordView::Truncate { end: decode_end(body) }),
+        (KIND_INSTALL, END_BYTES) => Ok(RecordView::Install { end: decode_end(body) }),
+        (KIND_TERM_VOTE | KIND_TRUNCATE | KIND_INSTALL | KIND_MARK, _) => {
             Err(BodyFault::Content(DecodeError::Invalid("record length")))
         }
         _ => Err(BodyFault::Kind(kind)),
@@ -143,6 +155,7 @@ mod tests {
             Record::TermVote { term: Term(3), voted_for: None },
             Record::TermVote { term: Term(3), voted_for: Some(NodeId(u16::MAX)) },
             Record::Truncate { end },
+            Record::Install { end },
         ]
     }
 
@@ -166,7 +179,8 @@ mod tests {
                 ) => {
                     assert_eq!((term, voted_for), (*t, *v));
                 }
-                (RecordView::Truncate { end }, Record::Truncate { end: expected }) => {
+                (RecordView::Truncate { end }, Record::Truncate { end: expected })
+                | (RecordView::Install { end }, Record::Install { end: expected }) => {
                     assert_eq!(end, *expected);
                 }
                 (found, expected) => panic!("{expected:?} was read as {found:?}"),

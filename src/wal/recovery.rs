@@ -24,6 +24,11 @@ use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskFile};
 
 /// Who is told what the log holds.
 pub trait RecoverySink {
+    /// What the records in segments that were given up add up to, the last of which was `lsn`:
+    /// term, vote, and the batch before the first that will be told. Comes first, and only matters
+    /// to who needs all of that.
+    fn start(&mut self, _lsn: Lsn, _state: &LogState) {}
+
     /// The next record, whole and in order. Entries up to `commit` are known to be committed.
     /// Marks are not told.
     ///
@@ -42,6 +47,10 @@ pub trait RecoverySink {
 
 /// A state is built from whatever the log holds, in silence.
 impl RecoverySink for Recovery {
+    fn start(&mut self, lsn: Lsn, state: &LogState) {
+        Recovery::start(self, lsn, state.term, state.voted_for, state.end);
+    }
+
     fn record(
         &mut self,
         lsn: Lsn,
@@ -56,6 +65,7 @@ impl RecoverySink for Recovery {
                 Ok(())
             }
             RecordView::Truncate { end } => self.truncate(lsn, *end),
+            RecordView::Install { end } => self.install(lsn, *end),
             RecordView::Mark => Ok(()),
         }
     }
@@ -118,7 +128,7 @@ pub fn open(
         return first_boot(disk, config);
     };
     check_identity(&*disk, &identity, &config)?;
-    let mut replay = Replay { sink };
+    let mut replay = Replay { sink, started: false };
     let log =
         read_segments(&*disk, &identity, &files.sequences, config.snapshot_index, &mut replay)?;
     remove_strays(&*disk, &files)?;
@@ -128,10 +138,16 @@ pub fn open(
 /// Tells the sink what concerns it.
 struct Replay<'a> {
     sink: &'a mut dyn RecoverySink,
+    /// The sink knows what the log begins with.
+    started: bool,
 }
 
 impl Visitor for Replay<'_> {
-    fn segment(&mut self, _: &SegmentHeader) -> io::Result<()> {
+    fn segment(&mut self, header: &SegmentHeader) -> io::Result<()> {
+        if !self.started {
+            self.started = true;
+            self.sink.start(Lsn(header.first_lsn.0.saturating_sub(1)), &header.state);
+        }
         Ok(())
     }
 

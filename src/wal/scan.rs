@@ -201,6 +201,7 @@ impl<'v> SegmentScan<'v> {
                     position.state.term_vote(*term, *voted_for)
                 }
                 RecordView::Truncate { end } => position.state.truncate(*end, position.commit),
+                RecordView::Install { end } => position.state.install(*end, position.commit),
                 RecordView::Mark => Ok(()),
             };
             let followed = followed.and_then(|()| position.state.check_commit(commit));

@@ -80,6 +80,8 @@ pub(super) struct Spares {
     /// Oldest first, and handled in this order: after a crash the segments that are left must
     /// have no gap.
     released: VecDeque<Released>,
+    /// How many bytes of them are kept to be recycled.
+    kept_bytes_max: u64,
     failure: Option<Failure>,
     /// The time of the last [`tend`](Spares::tend): what fails between two of them failed then. The
     /// clock is the caller's, so that a simulated one can take its place.
@@ -94,7 +96,12 @@ struct Worker {
 }
 
 impl Spares {
-    pub fn new(disk: Arc<dyn Disk>, ready: Option<Spare>, in_background: bool) -> Spares {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        ready: Option<Spare>,
+        kept_bytes_max: u64,
+        in_background: bool,
+    ) -> Spares {
         let worker = if in_background { Worker::spawn(Arc::clone(&disk)) } else { None };
         let released = VecDeque::new();
         Spares {
@@ -103,6 +110,7 @@ impl Spares {
             job_in_flight: false,
             ready,
             released,
+            kept_bytes_max,
             failure: None,
             tended_at: None,
         }
@@ -155,13 +163,18 @@ impl Spares {
                 let bytes = oldest.bytes;
                 Some(Job::Prepare { sequence, bytes, recycle: self.released.pop_front() })
             }
-            // One is kept for the next time, if it is long enough.
-            Some(oldest) if self.released.len() > 1 || oldest.bytes < bytes => {
+            // The others are kept for the next times, if they are long enough: as many as have once
+            // been in use will be again before the next snapshot.
+            Some(oldest) if oldest.bytes < bytes || self.released_bytes() > self.kept_bytes_max => {
                 self.released.pop_front().map(Job::Remove)
             }
             _ if wants_spare => Some(Job::Prepare { sequence, bytes, recycle: None }),
             _ => None,
         }
+    }
+
+    fn released_bytes(&self) -> u64 {
+        self.released.iter().map(|released| released.bytes).sum()
     }
 
     fn start(&mut self, job: Job) {

@@ -51,6 +51,11 @@ pub enum Discontinuity {
         /// Where it would end the log.
         to: LogIndex,
     },
+    /// The snapshot holds less than what is committed, or comes from a later term.
+    Install {
+        /// Up to where it goes.
+        to: LogIndex,
+    },
 }
 
 impl fmt::Display for Discontinuity {
@@ -74,6 +79,9 @@ impl fmt::Display for Discontinuity {
             }
             Discontinuity::Truncation { to } => {
                 write!(f, "a truncation to index {to} can not come here")
+            }
+            Discontinuity::Install { to } => {
+                write!(f, "a snapshot up to index {to} can not come here")
             }
         }
     }
@@ -129,6 +137,18 @@ impl LogState {
     pub fn truncate(&mut self, end: LogEnd, commit: LogIndex) -> Result<(), Discontinuity> {
         if end.index >= self.end.index || end.index < commit || end.term > self.end.term {
             return Err(Discontinuity::Truncation { to: end.index });
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// A snapshot takes the place of the log: the next batch follows `end`.
+    ///
+    /// # Errors
+    /// When it knows less than what is committed, or is of a term that was never entered.
+    pub fn install(&mut self, end: LogEnd, commit: LogIndex) -> Result<(), Discontinuity> {
+        if end.index < commit || end.term > self.term {
+            return Err(Discontinuity::Install { to: end.index });
         }
         self.end = end;
         Ok(())
@@ -203,5 +223,16 @@ mod tests {
         state.check_commit(LogIndex(4)).unwrap();
         let beyond = Discontinuity::Commit { commit: LogIndex(5), last: LogIndex(4) };
         assert_eq!(state.check_commit(LogIndex(5)), Err(beyond));
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_a_log_that_knows_less() {
+        let mut state = LogState { term: Term(2), ..LogState::default() };
+        state.batch(&batch(1, 1, 5, 0)).unwrap();
+        let end = LogEnd { index: LogIndex(9), term: Term(2), crc: 77, time: LogTimeMs(8) };
+        assert!(state.install(LogEnd { term: Term(3), ..end }, LogIndex(2)).is_err());
+        assert!(state.install(end, LogIndex(10)).is_err());
+        state.install(end, LogIndex(2)).unwrap();
+        state.batch(&batch(10, 2, 8, 77)).unwrap();
     }
 }

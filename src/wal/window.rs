@@ -103,6 +103,10 @@ mod tests {
             self.reads.lock().unwrap().push((offset as u64, count));
             Ok(count)
         }
+
+        fn bytes(&self) -> io::Result<u64> {
+            Ok(self.bytes as u64)
+        }
     }
 
     fn window(bytes: usize) -> (Window, Reads) {

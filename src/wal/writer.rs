@@ -45,6 +45,8 @@ pub struct Writer {
     /// What the log adds up to with everything written.
     written: Position,
     durable: Lsn,
+    /// Bytes of all groups written.
+    appended_bytes: u64,
     /// Whether the log ends with a mark, or has nothing to mark.
     marked: bool,
     /// A write or sync failed; nothing is known of the disk any more.
@@ -104,7 +106,9 @@ impl Writer {
         sealed: VecDeque<Sealed>,
         spare: Option<Spare>,
     ) -> Writer {
-        let spares = Spares::new(Arc::clone(&disk), spare, config.prepare_in_background);
+        let kept_bytes_max = config.recycle_bytes_max;
+        let in_background = config.prepare_in_background;
+        let spares = Spares::new(Arc::clone(&disk), spare, kept_bytes_max, in_background);
         Writer {
             disk,
             config,
@@ -119,6 +123,7 @@ impl Writer {
             commit: position.commit,
             written: position,
             durable: position.lsn,
+            appended_bytes: 0,
             marked: true,
             stopped: false,
             idle: None,
@@ -132,8 +137,12 @@ impl Writer {
     /// As [`stage`](Writer::stage) and [`set_commit`](Writer::set_commit).
     pub fn stage_all(&mut self, records: &[(Lsn, Record)], commit: LogIndex) {
         // What is decided of the entries that are there already can be noted in these very records.
-        // But what a truncation is about to take back is not what was decided at its index.
-        if !records.iter().any(|(_, record)| matches!(record, Record::Truncate { .. })) {
+        // But what a truncation or a snapshot is about to take back is not what was decided at its
+        // index.
+        let takes_back = |(_, record): &(Lsn, Record)| {
+            matches!(record, Record::Truncate { .. } | Record::Install { .. })
+        };
+        if !records.iter().any(takes_back) {
             self.set_commit(commit.min(self.staged_state.end.index));
         }
         for (lsn, record) in records {
@@ -153,6 +162,7 @@ impl Writer {
             Record::Batch(batch) => self.staged_state.batch(batch.header()),
             Record::TermVote { term, voted_for } => self.staged_state.term_vote(*term, *voted_for),
             Record::Truncate { end } => self.staged_state.truncate(*end, self.commit),
+            Record::Install { end } => self.staged_state.install(*end, self.commit),
         };
         if let Err(error) = follows {
             panic!("lsn {lsn} does not follow lsn {}: {error}", self.staged_lsn);
@@ -244,6 +254,12 @@ impl Writer {
     #[must_use]
     pub fn staged(&self) -> Lsn {
         self.staged_lsn
+    }
+
+    /// Bytes of all groups that this writer has written.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
     }
 
     /// Whose log this is.
@@ -404,6 +420,7 @@ impl Writer {
         let length = bytes.len() as u64;
         result.map_err(|source| self.stop("write", source))?;
         self.active.offset += length;
+        self.appended_bytes += length;
         self.written = written;
         self.marked = self.staged[count - 1].kind == KIND_MARK;
         self.buffer.clear();

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum::core::SessionBounds;
-use kvorum::core::seeded::Bug;
+use kvorum::core::Disagreement;
 use kvorum_protocol::{LogIndex, Lsn, NodeId, Term};
 
 use super::machine::{Machine, Setup};
@@ -46,29 +45,25 @@ pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
     laws: Laws,
-    /// How many voters and learners there were at first.
-    first: (u16, u16),
-    sessions: SessionBounds,
-    bug: Option<Bug>,
+    /// How each node begins.
+    setup: Box<dyn Fn(NodeId) -> Setup>,
 }
 
 impl Cluster {
     /// First boot of all: their logs hold the member list, durably.
-    pub fn new(voters: u16, learners: u16, sessions: SessionBounds, bug: Option<Bug>) -> Cluster {
+    pub fn new(setup: impl Fn(NodeId) -> Setup + 'static) -> Cluster {
         let mut nodes = BTreeMap::new();
-        for id in (1..=voters + learners).map(NodeId) {
-            let setup = Setup { id, voters, learners, sessions, bug, ..Setup::default() };
-            nodes.insert(id, Node::new(Machine::new(setup)));
+        let first = setup(NodeId(1));
+        for id in (1..=first.voters + first.learners).map(NodeId) {
+            nodes.insert(id, Node::new(Machine::new(setup(id))));
         }
         let (network, laws) = (Network::default(), Laws::default());
-        Cluster { nodes, network, laws, first: (voters, learners), sessions, bug }
+        Cluster { nodes, network, laws, setup: Box::new(setup) }
     }
 
     /// A node that shall join starts with an empty log, and its connections stand.
     pub fn join(&mut self, id: NodeId) -> String {
-        let (voters, learners) = self.first;
-        let (sessions, bug) = (self.sessions, self.bug);
-        let setup = Setup { id, voters, learners, sessions, joins: true, bug, ..Setup::default() };
+        let setup = Setup { joins: true, ..(self.setup)(id) };
         self.nodes.insert(id, Node::new(Machine::new(setup)));
         self.ids_up().into_iter().map(|other| self.connect(id, other)).collect()
     }
@@ -94,7 +89,14 @@ impl Cluster {
 
     /// The node says all that it has to say; its messages go on their way.
     pub fn turn(&mut self, id: NodeId) -> String {
-        let mut said = self.machine(id).turn();
+        let mut said = match self.machine(id).take_disagreement() {
+            Some(outvoted @ Disagreement::Outvoted { .. }) => {
+                return format!("stops: {outvoted}\n{}", self.kill(id));
+            }
+            Some(split) => format!("{split}\n"),
+            None => String::new(),
+        };
+        said += &self.machine(id).turn();
         for (to, message) in std::mem::take(&mut self.machine(id).messages) {
             let trace = message.trace(id).to_string();
             let is_up = self.nodes.get(&to).is_some_and(|node| node.is_up);

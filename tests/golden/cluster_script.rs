@@ -9,7 +9,7 @@ use kvorum_protocol::{
 };
 
 use super::cluster::Cluster;
-use super::machine::member;
+use super::machine::{Setup, member};
 use super::network::Link;
 use super::script::{Client, Next, bounds, command, options};
 use super::words::{Name, Text};
@@ -27,6 +27,9 @@ pub enum Step {
         /// Milliseconds after which an unused session is over.
         #[arg(key)]
         idle: Option<u64>,
+        /// State hashes are noted at the indexes that are a multiple of it.
+        #[arg(key)]
+        checkpoints: Option<u64>,
     },
 
     // For one node
@@ -116,6 +119,8 @@ pub enum Step {
         #[arg(key)]
         next: Option<Next>,
     },
+    /// Its state is damaged: a key is gone.
+    Lose(Text),
     /// What its disk holds.
     Log,
 
@@ -195,9 +200,20 @@ impl goldenscript::Runner for Script {
         step: &Step,
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
-        if let Step::Boot { voters, learners, sessions, idle } = step {
-            let bounds = bounds(*sessions, None, *idle);
-            self.cluster = Some(Cluster::new(*voters, learners.unwrap_or(0), bounds, self.bug));
+        if let Step::Boot { voters, learners, sessions, idle, checkpoints } = step {
+            let default = Setup::default();
+            let (voters, learners, bug) = (*voters, learners.unwrap_or(0), self.bug);
+            let sessions = bounds(*sessions, None, *idle);
+            let checkpoint_entries = checkpoints.unwrap_or(default.checkpoint_entries);
+            self.cluster = Some(Cluster::new(move |id| Setup {
+                id,
+                voters,
+                learners,
+                sessions,
+                checkpoint_entries,
+                bug,
+                ..Setup::default()
+            }));
             return Ok(String::new());
         }
         let cluster = self.cluster.as_mut().ok_or("a script begins with boot")?;
@@ -261,6 +277,10 @@ fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<
         }
         Step::Elapse(ms) => {
             cluster.machine(id).elapse(*ms);
+            return Ok(String::new());
+        }
+        Step::Lose(key) => {
+            cluster.machine(id).lose(&key.0);
             return Ok(String::new());
         }
         Step::Status => return Ok(cluster.machine(id).status()),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Asker, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output, ReadOutcome,
-    Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
+    Asker, Disagreement, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output,
+    ReadOutcome, Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait,
+    WriteOutcome,
 };
 use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
@@ -33,6 +34,8 @@ pub struct Setup {
     pub memory_max: Option<u64>,
     pub log_room_bytes: u64,
     pub sessions: SessionBounds,
+    /// The state hash is noted at the multiples of it.
+    pub checkpoint_entries: u64,
     /// It was added to a cluster that has begun.
     pub joins: bool,
     /// For the test of the scripts: a bug that some of them must show.
@@ -48,6 +51,7 @@ impl Default for Setup {
             memory_max: None,
             log_room_bytes: 1 << 40,
             sessions: SessionBounds::default(),
+            checkpoint_entries: 4096,
             joins: false,
             bug: None,
         }
@@ -269,6 +273,16 @@ impl Machine {
         self.node.fetched(&self.now, fetch.member, fetch.from, wanted);
     }
 
+    /// Its state is damaged: a key is gone.
+    pub fn lose(&mut self, key: &[u8]) {
+        self.node.lose_key(key);
+    }
+
+    /// That nodes have different states.
+    pub fn take_disagreement(&mut self) -> Option<Disagreement> {
+        self.node.take_disagreement()
+    }
+
     /// The log without what was taken back: batches by their first index.
     pub fn batches(&self) -> BTreeMap<LogIndex, &Batch> {
         let mut log = BTreeMap::new();
@@ -278,6 +292,7 @@ impl Machine {
                     log.insert(batch.header().first_index, batch);
                 }
                 Record::Truncate { end } => log.retain(|first, _| *first <= end.index),
+                Record::Install { .. } => log.clear(),
                 Record::TermVote { .. } => {}
             }
         }
@@ -332,7 +347,9 @@ impl Machine {
         let mut said = String::new();
         let mut state = replay(&self.records);
         let committed = self.node.status().committed;
-        let truncates = |(_, record): &(Lsn, Record)| matches!(record, Record::Truncate { .. });
+        let truncates = |(_, record): &(Lsn, Record)| {
+            matches!(record, Record::Truncate { .. } | Record::Install { .. })
+        };
         let mut commit = self.records.last().map_or(LogIndex(0), |last| last.commit);
         if !self.out.records.iter().any(truncates) {
             // As the log does it: what comes with the entries that it commits is noted later.
@@ -426,11 +443,13 @@ fn start(setup: &Setup, records: &[Written]) -> Node {
             Record::Truncate { end } => {
                 recovery.truncate(*lsn, *end).expect("what was decided is not taken back");
             }
+            Record::Install { end } => recovery.install(*lsn, *end).expect("its snapshot is there"),
         }
     }
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
     let config = NodeConfig {
         memory_max: setup.memory_max,
+        checkpoint_entries: setup.checkpoint_entries,
         joins: setup.joins,
         seed: u64::from(setup.id.0),
         ..NodeConfig::new(setup.id, members)
@@ -469,6 +488,7 @@ fn follow(state: &mut LogState, written: &Written) {
         Record::Batch(batch) => state.batch(batch.header()),
         Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
         Record::Truncate { end } => state.truncate(*end, written.commit),
+        Record::Install { end } => state.install(*end, written.commit),
     };
     continues.expect("a record that can come next");
 }

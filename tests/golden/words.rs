@@ -138,6 +138,7 @@ pub fn record(lsn: Lsn, record: &Record) -> String {
             format!("lsn={lsn} TERM term={term} vote={voted_for}\n")
         }
         Record::Truncate { end } => format!("lsn={lsn} TRUNCATE last={}\n", end.index),
+        Record::Install { end } => format!("lsn={lsn} INSTALL last={}\n", end.index),
         Record::Batch(batch) => {
             let header = batch.header();
             let (first, last) = (header.first_index, header.last_index());

@@ -155,6 +155,7 @@ fn follow(log: &mut Vec<Entry>, record: &Record) {
         }),
         Record::Truncate { end } => log.retain(|entry| entry.index <= end.index.0),
         Record::TermVote { .. } => {}
+        Record::Install { .. } => panic!("nobody sends snapshots here"),
     }
 }
 
@@ -174,6 +175,7 @@ fn start(
             }
             Record::TermVote { term, voted_for } => recovery.term_vote(*lsn, *term, *voted_for),
             Record::Truncate { end } => recovery.truncate(*lsn, *end).expect("undecided entries"),
+            Record::Install { .. } => panic!("nobody sends snapshots here"),
         }
     }
     // This network loses messages, as no connection does that stands.

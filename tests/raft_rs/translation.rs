@@ -155,7 +155,12 @@ pub fn to_theirs(
         Message::ReadIndexRequest { .. }
         | Message::ReadIndexReply { .. }
         | Message::DurableRequest { .. }
-        | Message::DurableReply { .. } => return Vec::new(),
+        | Message::DurableReply { .. }
+        | Message::SnapshotChunk(_)
+        | Message::SnapshotAck { .. }
+        | Message::StateHashRequest { .. }
+        | Message::StateHashReply { .. }
+        | Message::StateDiffers { .. } => return Vec::new(),
     };
     vec![theirs]
 }

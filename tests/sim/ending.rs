@@ -180,6 +180,10 @@ impl World {
             ensure(is_equal, "equal logs make equal states", || {
                 format!("n{}: {applied} of {end} applied; {differs:?}", machine.id)
             })?;
+            let state = process.core.state();
+            ensure(state.hash() == state.hash_from_scratch(), "the state hash is kept", || {
+                format!("n{}: {:016x}", machine.id, state.hash())
+            })?;
             let sessions = process.core.sessions();
             ensure(effects.are_sessions(sessions), "equal logs make equal sessions", || {
                 format!("n{}: {:?}", machine.id, sessions.in_order())

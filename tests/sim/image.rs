@@ -1,12 +1,15 @@
 //! What a log holds, as an observer of the records sees it.
 
+use kvorum::core::log::LogEnd;
 use kvorum::core::{Record, Recovery, ReplayError};
-use kvorum::wal::{RecordView, RecoverySink};
+use kvorum::wal::{LogState, RecordView, RecoverySink};
 use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, MemberList, NodeId, Op, Term};
 
 /// The replicated log, the term and the vote that a sequence of records adds up to.
 #[derive(Clone, Default)]
 pub struct LogImage {
+    /// The last batch that a snapshot covers; index 0 without one.
+    pub base: LogEnd,
     /// In order, without gaps.
     batches: Vec<Batch>,
     /// The member lists in it, by their indexes.
@@ -15,6 +18,8 @@ pub struct LogImage {
     pub voted_for: Option<NodeId>,
     /// Position of the last record.
     pub lsn: Lsn,
+    /// A snapshot is durable, and the record of it is not made yet: what stands before it is void.
+    awaits_install: bool,
 }
 
 impl LogImage {
@@ -23,6 +28,7 @@ impl LogImage {
         assert_eq!(lsn, self.lsn.next(), "records come in order");
         self.lsn = lsn;
         match record {
+            Record::Batch(_) | Record::Truncate { .. } if self.awaits_install => {}
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
@@ -33,9 +39,14 @@ impl LogImage {
             }
             Record::Truncate { end } => {
                 self.lists.retain(|(index, _)| *index <= end.index);
+                if end.index < self.base.index {
+                    self.base = *end;
+                }
                 let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
                 return self.batches.split_off(kept);
             }
+            // The observer has seen to it before.
+            Record::Install { .. } => self.awaits_install = false,
         }
         Vec::new()
     }
@@ -45,9 +56,35 @@ impl LogImage {
         self.lists.last()
     }
 
+    /// A snapshot up to `end` takes the place of the log; `decided` are the batches that it stands
+    /// for. Answers with the batches that are voided.
+    pub fn install(&mut self, end: &LogEnd, decided: Vec<Batch>) -> Vec<Batch> {
+        let goes_through = |image: &LogImage| {
+            let last = image.batch_at(end.index).map(|batch| LogEnd::of(batch.header()));
+            image.base == *end || last == Some(*end)
+        };
+        let lists_in = |batches: &[Batch]| -> Vec<(LogIndex, MemberList)> {
+            let all = batches.iter();
+            all.filter_map(|b| Some((b.header().first_index, list_in(b)?))).collect()
+        };
+        self.lists = lists_in(&decided);
+        let old = std::mem::replace(&mut self.batches, decided);
+        let kept = LogImage { batches: old, base: self.base, ..LogImage::default() };
+        self.base = LogEnd::default();
+        if goes_through(&kept) {
+            let behind = kept.batches.partition_point(|b| b.header().last_index() <= end.index);
+            self.batches.extend_from_slice(&kept.batches[behind..]);
+            self.lists.extend(lists_in(&kept.batches[behind..]));
+            return Vec::new();
+        }
+        self.awaits_install = true;
+        let is_void = |batch: &Batch| !self.holds(batch.header());
+        kept.batches.into_iter().filter(is_void).collect()
+    }
+
     /// Index of the last entry.
     pub fn end(&self) -> LogIndex {
-        self.batches.last().map_or(LogIndex(0), |batch| batch.header().last_index())
+        self.batches.last().map_or(self.base.index, |batch| batch.header().last_index())
     }
 
     /// The batch that holds the entry at `index`.
@@ -87,6 +124,12 @@ pub struct Observed<'a> {
 }
 
 impl RecoverySink for Observed<'_> {
+    fn start(&mut self, lsn: Lsn, state: &LogState) {
+        (self.image.lsn, self.image.base) = (lsn, state.end);
+        (self.image.term, self.image.voted_for) = (state.term, state.voted_for);
+        RecoverySink::start(&mut self.recovery, lsn, state);
+    }
+
     fn record(
         &mut self,
         lsn: Lsn,
@@ -105,6 +148,12 @@ impl RecoverySink for Observed<'_> {
                 Record::TermVote { term: *term, voted_for: *voted_for }
             }
             RecordView::Truncate { end } => Record::Truncate { end: *end },
+            RecordView::Install { end } => {
+                // Its batches are the observer's to add, who knows them.
+                self.image.base = *end;
+                self.image.batches.clear();
+                Record::Install { end: *end }
+            }
             RecordView::Mark => unreachable!("marks are not told"),
         };
         self.image.apply(lsn, &owned);

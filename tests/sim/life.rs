@@ -1,9 +1,12 @@
 //! How processes begin and end, and what their disks do meanwhile.
 
+use std::fmt::Display;
+use std::sync::Arc;
+
 use kvorum::core::seeded::Bug;
 use kvorum::core::{Fetch, Node, NodeConfig, Record, Recovery};
 use kvorum::wal::{self, Fetcher, Identity, WalConfig, WalError};
-use kvorum_protocol::{ClusterId, Op};
+use kvorum_protocol::{LogIndex, Op};
 
 use crate::image::{LogImage, Observed};
 use crate::invariants::{Checked, Violation, ensure};
@@ -13,8 +16,12 @@ use crate::memory_disk::Loss;
 use crate::network::Place;
 use crate::node::{Input, Process, id_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::snapshots::{CLUSTER, Snapshots};
 use crate::turn::words_of_record;
 use crate::world::{Event, World};
+
+/// The state hash is noted so often: worlds are short.
+const CHECKPOINT_ENTRIES: u64 = 16;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +42,26 @@ impl World {
             return Ok(());
         }
         let before = self.checks.sealed(place).clone();
-        let mut recovery =
-            Recovery::with_session_bounds(self.chance.seed(), self.options.sessions.bounds)
-                .of(id_of(place));
+        let disk = self.machines[place].disk.handle();
+        let hash_seed = self.chance.seed();
+        let (kept, loaded) = match self.load_snapshot(place, &*disk) {
+            Ok(found) => found,
+            Err(error) => return self.does_not_start(place, &error),
+        };
+        let snapshot = loaded.as_ref().map(|(head, _)| head.end);
+        if let Some((head, state)) = &loaded {
+            self.checks.is_state_at(place, head, state)?;
+        }
+        let mut recovery = match loaded {
+            Some((head, state)) => Recovery::from_snapshot(head, state),
+            None => Recovery::with_session_bounds(hash_seed, self.options.sessions.bounds),
+        }
+        .of(id_of(place));
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
-        let disk = self.machines[place].disk.handle();
-        let opened = wal::open(disk, self.wal_config(place), &mut observed);
+        let snapshot_index = snapshot.map_or(LogIndex(0), |end| end.index);
+        let config = WalConfig { snapshot_index, ..self.wal_config(place) };
+        let opened = wal::open(Arc::clone(&disk), config, &mut observed);
         let Observed { recovery, image, .. } = observed;
         let (writer, recovered) = match opened {
             Ok(opened) => opened,
@@ -52,7 +72,7 @@ impl World {
             format!("starts: term={term} last={end} cut={cut}")
         });
         let log = Log::new(writer, self.epoch, image.end());
-        self.checks.recovers(place, image)?;
+        self.checks.recovers(place, image, snapshot.as_ref())?;
         let config = NodeConfig {
             quorum_timeout: self.options.quorum_timeout,
             heartbeat: self.options.heartbeat,
@@ -61,6 +81,7 @@ impl World {
             resend_timeout: self.options.election_timeout,
             joins: place >= usize::from(self.options.members()),
             promotion_lag_max: PROMOTION_LAG_MAX,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };
@@ -69,7 +90,10 @@ impl World {
             core.seed_bug(bug);
         }
         let fetcher = Fetcher::new(self.machines[place].disk.handle());
-        self.machines[place].process = Some(Box::new(Process::new(core, log, fetcher)));
+        let part_bytes = self.options.snapshots.as_ref().map_or(4096, |options| options.part_bytes);
+        let snapshots = Snapshots::new(disk, kept, part_bytes);
+        let process = Process::new(core, log, fetcher, snapshots);
+        self.machines[place].process = Some(Box::new(process));
         self.machines[place].turn_at = Time::MAX;
         self.wake(place);
         let life = self.machines[place].life;
@@ -83,8 +107,7 @@ impl World {
     }
 
     fn wal_config(&self, place: Place) -> WalConfig {
-        let identity =
-            Identity { cluster: ClusterId(0xc1), node: id_of(place), incarnation: place as u64 };
+        let identity = Identity { cluster: CLUSTER, node: id_of(place), incarnation: place as u64 };
         WalConfig {
             segment_bytes_min: self.options.segment_bytes / 2,
             segment_bytes_max: self.options.segment_bytes,
@@ -97,7 +120,7 @@ impl World {
 
     /// The log can not be opened. That is right when the disk is damaged, and else only while the
     /// disk fails or is full.
-    fn does_not_start(&mut self, place: Place, error: &WalError) -> Checked {
+    fn does_not_start(&mut self, place: Place, error: &dyn Display) -> Checked {
         self.note_node(place, || format!("does not start: {error}"));
         let machine = &mut self.machines[place];
         if machine.is_doomed {
@@ -206,7 +229,7 @@ impl World {
         let process = self.machines[place].process.as_ref().expect("its log has just spoken");
         let is_optional = |record: &&Record| match record {
             Record::Batch(batch) => batch.entries().any(|(_, command)| command.op != Op::Noop),
-            Record::TermVote { .. } | Record::Truncate { .. } => false,
+            Record::TermVote { .. } | Record::Truncate { .. } | Record::Install { .. } => false,
         };
         let optional = process.log.lacking().find(is_optional);
         ensure(optional.is_none(), "no vote waits for room", || {

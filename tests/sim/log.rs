@@ -86,7 +86,7 @@ impl Log {
             self.writer.stage(*lsn, record);
             match record {
                 Record::Batch(batch) => self.staged_end = batch.header().last_index(),
-                Record::Truncate { end } => self.staged_end = end.index,
+                Record::Truncate { end } | Record::Install { end } => self.staged_end = end.index,
                 Record::TermVote { .. } => {}
             }
         }
@@ -108,6 +108,11 @@ impl Log {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Snapshots cover everything up to `index`, and nobody needs it.
+    pub fn release(&mut self, index: LogIndex) {
+        self.writer.release(index);
     }
 
     /// What the disk has no room for.

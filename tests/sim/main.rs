@@ -51,6 +51,7 @@ mod queue;
 mod runner;
 mod seeded_bugs;
 mod sessions;
+mod snapshots;
 mod trace;
 mod turn;
 mod wire;

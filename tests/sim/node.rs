@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kvorum::core::{Node, Output};
+use kvorum::core::snapshot::SnapshotHead;
+use kvorum::core::state::State;
+use kvorum::core::{Node, Output, SnapshotPart};
 use kvorum::wal::Fetcher;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, Change, LogIndex, NodeId};
@@ -13,6 +15,7 @@ use crate::log::{Log, Standing};
 use crate::memory_disk::MemoryDisk;
 use crate::network::Place;
 use crate::queue::Time;
+use crate::snapshots::Snapshots;
 
 pub struct Machine {
     pub id: NodeId,
@@ -44,6 +47,7 @@ pub struct Process {
     pub log: Log,
     /// Reads the log back.
     pub fetcher: Fetcher,
+    pub snapshots: Snapshots,
     pub out: Output,
     /// What the log said last.
     pub told: Option<Standing>,
@@ -71,6 +75,10 @@ pub enum Input {
     Joined(NodeId),
     Lost(NodeId),
     Fetched(NodeId, LogIndex, Vec<Batch>),
+    SnapshotFetched(NodeId, Option<SnapshotPart>),
+    SnapshotKept(LogIndex, u64),
+    /// A leader's snapshot is here as a whole.
+    Loaded(Box<(SnapshotHead, State)>),
     /// An operator asks for it.
     Transfer(Option<NodeId>),
     /// The same.
@@ -101,11 +109,12 @@ impl Machine {
 }
 
 impl Process {
-    pub fn new(core: Node, log: Log, fetcher: Fetcher) -> Process {
+    pub fn new(core: Node, log: Log, fetcher: Fetcher, snapshots: Snapshots) -> Process {
         Process {
             core,
             log,
             fetcher,
+            snapshots,
             out: Output::default(),
             told: None,
             inbox: Vec::new(),

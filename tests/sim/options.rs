@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::sessions::SessionOptions;
+use crate::snapshots::SnapshotOptions;
 
 /// A message that went astray arrives at the latest after so long.
 pub const STRAY_MAX: Time = 5 * SECOND;
@@ -26,6 +27,8 @@ pub struct Options {
     /// How long faults last; then everything is healed.
     pub trouble: Time,
     pub segment_bytes: u64,
+    /// `None`: logs are kept whole.
+    pub snapshots: Option<SnapshotOptions>,
     pub clients: ClientOptions,
     pub sessions: SessionOptions,
     pub network: NetworkOptions,
@@ -127,6 +130,7 @@ impl Options {
             quorum_timeout: Duration::from_millis(chance.one_of(&[300, 1000, 2000, 5000])),
             trouble: chance.between(30, 60) * SECOND,
             segment_bytes: chance.one_of(&[32 << 10, 64 << 10, 256 << 10]),
+            snapshots: SnapshotOptions::draw(chance),
             clients: ClientOptions::draw(chance),
             sessions: SessionOptions::draw(chance),
             network: NetworkOptions::draw(chance),

@@ -61,3 +61,15 @@ fn every_seeded_bug_is_found() {
     }
     assert!(missed.is_empty(), "not found within {SEEDS_MAX} seeds: {missed:?}");
 }
+
+/// A node that applies wrongly is found by the nodes themselves, not only by an observer who sees
+/// all states.
+#[test]
+fn the_nodes_find_a_state_that_differs() {
+    const RULE: &str = "nobody is found to have another state";
+    let is_found = |seed| {
+        let run = runner::run(seed..seed + 1, Some(Bug::DeleteSkipped), |_| {});
+        run.is_err_and(|failed| failed.violation.rule == RULE)
+    };
+    assert!((0..100).any(is_found), "nobody has noticed");
+}

@@ -8,7 +8,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kvorum_protocol::NodeId;
-use kvorum_protocol::peer::{Append, Message};
+use kvorum_protocol::peer::{Append, Message, SnapshotChunk};
 
 use crate::queue::{MICROSECOND, Time};
 
@@ -116,6 +116,25 @@ pub fn words(message: &Message) -> String {
         Message::DurableRequest { term, id } => format!("DURABLE_REQUEST term={term} id={id}"),
         Message::DurableReply { term, id, last, last_term } => {
             format!("DURABLE_REPLY term={term} id={id} last={last}@{last_term}")
+        }
+        Message::SnapshotChunk(chunk) => {
+            let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+            let end = offset + bytes.len() as u64;
+            format!(
+                "SNAPSHOT_CHUNK term={term} index={index}@{index_term} {offset}..{end}/{total_bytes}"
+            )
+        }
+        Message::SnapshotAck { term, index, offset } => {
+            format!("SNAPSHOT_ACK term={term} index={index} offset={offset}")
+        }
+        Message::StateHashRequest { term, index } => {
+            format!("STATE_HASH_REQUEST term={term} index={index}")
+        }
+        Message::StateHashReply { term, index, hash } => {
+            format!("STATE_HASH_REPLY term={term} index={index} hash={hash:016x}")
+        }
+        Message::StateDiffers { term, index, hash, is_majority } => {
+            format!("STATE_DIFFERS term={term} index={index} hash={hash:016x} {is_majority}")
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The turn of a process, in the order of `src/net/reactor.rs`: what the log says, what the others
 //! say, timers, requests; then everything that the core has to say is done at once.
 
+use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Answer, Asker, Fetch, Node, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
-    WriteOutcome,
+    Answer, Asker, Fetch, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
+    SnapshotFetch, WriteOutcome,
 };
-use kvorum_protocol::peer::Message;
+use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
 use crate::clients::{OpNumber, Told, Wish, key_bytes};
@@ -77,8 +78,12 @@ impl World {
             process.core.set_log_room(standing.staged, room, next);
         }
         for input in std::mem::take(&mut process.inbox) {
-            self.take_in(place, &mut process.core, &now, input)?;
+            self.take_in(place, process, &now, input)?;
         }
+        let disagreement = process.core.take_disagreement();
+        ensure(disagreement.is_none(), "nobody is found to have another state", || {
+            format!("n{}: {disagreement:?}", place + 1)
+        })?;
         process.core.tick(&now);
         let mut said = Said::default();
         while process.core.poll(&mut process.out) {
@@ -89,13 +94,15 @@ impl World {
         process.core.seal(&now, &mut process.out);
         said.take(&mut process.out, &self.members);
         self.deliver(place, process, said)?;
+        self.step_snapshots(place, process)?;
         if !process.backlog.is_empty() {
             self.turn_by(place, self.now + BACKLOG_RETRY);
         }
         Ok(())
     }
 
-    fn take_in(&mut self, place: Place, core: &mut Node, now: &Now, input: Input) -> Checked {
+    fn take_in(&mut self, place: Place, process: &mut Process, now: &Now, input: Input) -> Checked {
+        let core = &mut process.core;
         match input {
             Input::Message(from, message) => {
                 let received = core.receive(now, from, message);
@@ -110,6 +117,9 @@ impl World {
             }
             Input::Fetched(member, from, batches) => core.fetched(now, member, from, batches),
             Input::Change(change) => self.change_members(place, core, now, &change),
+            Input::SnapshotFetched(member, part) => core.snapshot_fetched(now, member, part),
+            Input::SnapshotKept(index, offset) => core.snapshot_kept(index, offset),
+            Input::Loaded(loaded) => self.install(place, process, now, *loaded)?,
             Input::Transfer(to) => {
                 let begun = core.transfer(now, to);
                 self.note_node(place, || format!("shall hand over to {to:?}: {begun:?}"));
@@ -130,6 +140,9 @@ impl World {
         let (status, core) = (process.core.status(), &process.core);
         self.checks.goes_by(place, core.members_index(), core.members())?;
         self.checks.shows(place, &status)?;
+        if self.bug != Some(Bug::DeleteSkipped) {
+            self.checks.hashes(place, status.applied, process.core.state().hash())?;
+        }
         for member in process.core.progress() {
             self.checks.counts(place, status.term, &member)?;
         }
@@ -141,6 +154,14 @@ impl World {
             let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
             let life = self.machines[place].life;
             self.queue.schedule(at, Event::ReadBack { place, life, fetch });
+        }
+        for fetch in said.snapshot_fetches {
+            let at = self.now + self.chance.between(100, 10_000) * MICROSECOND;
+            let life = self.machines[place].life;
+            self.queue.schedule(at, Event::ReadSnapshot { place, life, fetch });
+        }
+        for (from, chunk) in said.snapshot_parts {
+            self.keep_part(place, process, from, &chunk)?;
         }
         for (number, told) in said.late_answers {
             let is_due = process.waiting.remove(&number).is_some();
@@ -349,6 +370,7 @@ pub fn words_of_record(record: &Record) -> String {
         }
         Record::TermVote { term, voted_for } => format!("TERM {term} vote={voted_for:?}"),
         Record::Truncate { end } => format!("TRUNCATE to {}", end.index),
+        Record::Install { end } => format!("INSTALL up to {}", end.index),
     }
 }
 
@@ -358,6 +380,8 @@ struct Said {
     records: Vec<(Lsn, Record)>,
     messages: Vec<(NodeId, Message)>,
     fetches: Vec<Fetch>,
+    snapshot_fetches: Vec<SnapshotFetch>,
+    snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// To requests that have waited.
     late_answers: Vec<(OpNumber, Told)>,
     /// To requests of this turn.
@@ -370,6 +394,8 @@ impl Said {
         self.records.append(&mut out.records);
         self.messages.append(&mut out.messages);
         self.fetches.append(&mut out.fetches);
+        self.snapshot_fetches.append(&mut out.snapshot_fetches);
+        self.snapshot_parts.append(&mut out.snapshot_parts);
         let of_clients = out.replies.iter().filter(|reply| reply.to.connection != OPERATOR);
         let answers = of_clients.map(|reply| {
             let told = match &reply.answer {

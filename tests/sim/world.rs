@@ -6,8 +6,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use kvorum::core::Fetch;
 use kvorum::core::seeded::Bug;
+use kvorum::core::snapshot::SnapshotHead;
+use kvorum::core::state::State;
+use kvorum::core::{Fetch, SnapshotFetch};
 use kvorum_protocol::{Member, MemberList, NodeId, Role};
 
 use crate::chance::Chance;
@@ -52,6 +54,18 @@ pub enum Event {
         place: Place,
         life: u32,
         fetch: Fetch,
+    },
+    /// The same for a part of a snapshot.
+    ReadSnapshot {
+        place: Place,
+        life: u32,
+        fetch: SnapshotFetch,
+    },
+    /// The process of this life has loaded a leader's snapshot.
+    Loaded {
+        place: Place,
+        life: u32,
+        loaded: Box<(SnapshotHead, State)>,
     },
     /// Two nodes try to connect.
     Connect(Place, Place),
@@ -189,6 +203,12 @@ impl World {
             Event::Synced(place, life) => self.synced(place, life)?,
             Event::Tend(place, life) => self.tend(place, life)?,
             Event::ReadBack { place, life, fetch } => self.read_back(place, life, &fetch)?,
+            Event::ReadSnapshot { place, life, fetch } => self.read_snapshot(place, life, fetch)?,
+            Event::Loaded { place, life, loaded } => {
+                if self.machines[place].life == life {
+                    self.give(place, Input::Loaded(loaded));
+                }
+            }
             Event::Connect(one, other) => self.connect(one, other),
             Event::Refused { place, gone, life } => {
                 if self.machines[place].life == life && !self.machines[gone].is_up() {

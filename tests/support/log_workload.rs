@@ -34,6 +34,7 @@ pub enum Fact {
     Batch(Vec<u8>),
     TermVote(Term, Option<NodeId>),
     Truncate(LogEnd),
+    Install(LogEnd),
 }
 
 impl From<&Record> for Fact {
@@ -42,6 +43,7 @@ impl From<&Record> for Fact {
             Record::Batch(batch) => Fact::Batch(batch.bytes().to_vec()),
             Record::TermVote { term, voted_for } => Fact::TermVote(*term, *voted_for),
             Record::Truncate { end } => Fact::Truncate(*end),
+            Record::Install { end } => Fact::Install(*end),
         }
     }
 }
@@ -63,6 +65,7 @@ impl RecoverySink for Told {
             RecordView::Batch { bytes, .. } => Fact::Batch(bytes.to_vec()),
             RecordView::TermVote { term, voted_for } => Fact::TermVote(*term, *voted_for),
             RecordView::Truncate { end } => Fact::Truncate(*end),
+            RecordView::Install { end } => Fact::Install(*end),
             RecordView::Mark => panic!("marks are not told"),
         };
         if let Some((last, _)) = self.facts.last_key_value() {
@@ -146,6 +149,7 @@ impl Journal {
                     (summed.term, summed.voted_for) = (*term, *voted_for);
                 }
                 Fact::Truncate(end) => summed.ends.retain(|kept| kept.index <= end.index),
+                Fact::Install(end) => summed.ends = vec![*end],
             }
         }
         summed

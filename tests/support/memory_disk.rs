@@ -502,4 +502,8 @@ impl ReadFile for OpenFile {
         state.read_bytes += count as u64;
         Ok(count)
     }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.state().files[self.file].live.len() as u64)
+    }
 }

@@ -13,7 +13,7 @@
 //! before any room is made for it.
 
 use crate::error::DecodeError;
-use crate::limits::{HANDSHAKE_FRAME_BYTES_MAX, PEER_FRAME_BYTES_MAX};
+use crate::limits::{HANDSHAKE_FRAME_BYTES_MAX, PEER_FRAME_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
 
 /// Bytes before the body.
 pub const FRAME_HEAD_BYTES: usize = 12;
@@ -21,7 +21,10 @@ pub const FRAME_HEAD_BYTES: usize = 12;
 /// Bytes of an Append before its batches.
 pub const APPEND_HEAD_BYTES: usize = FRAME_HEAD_BYTES + 4 * 8;
 
-/// The most bytes of a message that is no Append.
+/// Bytes of a part of a snapshot before the part itself.
+pub const SNAPSHOT_HEAD_BYTES: usize = FRAME_HEAD_BYTES + 5 * 8;
+
+/// The most bytes of a message that carries neither entries nor a snapshot.
 pub const SMALL_FRAME_BYTES_MAX: usize = FRAME_HEAD_BYTES + 4 * 8;
 
 /// The numbers in the field `kind`.
@@ -46,6 +49,11 @@ pub mod kind {
     pub const READ_INDEX_REPLY: u8 = 0x1a;
     pub const DURABLE_REQUEST: u8 = 0x1b;
     pub const DURABLE_REPLY: u8 = 0x1c;
+    pub const SNAPSHOT_ACK: u8 = 0x1d;
+    pub const SNAPSHOT_CHUNK: u8 = 0x1e;
+    pub const STATE_HASH_REQUEST: u8 = 0x1f;
+    pub const STATE_HASH_REPLY: u8 = 0x21;
+    pub const STATE_DIFFERS: u8 = 0x22;
 
     pub const DURABLE: u8 = 0x20;
 }
@@ -73,9 +81,8 @@ pub fn frame_bytes(input: &[u8], phase: Phase) -> Result<Option<usize>, DecodeEr
     let limit = match (phase, kind) {
         (Phase::Handshake, kind::HELLO..=kind::REFUSED) => HANDSHAKE_FRAME_BYTES_MAX,
         (Phase::Open, kind::APPEND) => PEER_FRAME_BYTES_MAX,
-        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::DURABLE_REPLY | kind::DURABLE) => {
-            SMALL_FRAME_BYTES_MAX
-        }
+        (Phase::Open, kind::SNAPSHOT_CHUNK) => SNAPSHOT_HEAD_BYTES + SNAPSHOT_CHUNK_BYTES_MAX,
+        (Phase::Open, kind::PRE_VOTE_REQUEST..=kind::STATE_DIFFERS) => SMALL_FRAME_BYTES_MAX,
         _ => return Err(DecodeError::UnknownOpcode(kind)),
     };
     if length > limit {

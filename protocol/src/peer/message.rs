@@ -1,4 +1,6 @@
-//! The messages of Raft, and those of reads.
+//! The messages of Raft, those of reads, and those that compare states.
+
+use bytes::Bytes;
 
 use crate::batch::Batch;
 use crate::types::{LogIndex, Term};
@@ -122,6 +124,65 @@ pub enum Message {
         /// Term of that entry.
         last_term: Term,
     },
+    /// What is the hash of your state when you have applied the entries up to `index`? From the
+    /// leader to all other members, now and then.
+    StateHashRequest {
+        /// The leader's term.
+        term: Term,
+        /// A multiple of the number of entries between two hashes.
+        index: LogIndex,
+    },
+    /// The answer, unless the member does not know it any more.
+    StateHashReply {
+        /// The member's term.
+        term: Term,
+        /// From the request.
+        index: LogIndex,
+        /// The hash.
+        hash: u64,
+    },
+    /// Members have applied the same entries and have different states. From the leader.
+    StateDiffers {
+        /// The leader's term.
+        term: Term,
+        /// When the entries up to here are applied.
+        index: LogIndex,
+        /// What the majority of the voters has: who has another must stop. Or else, as no hash has
+        /// a majority, what the leader has.
+        hash: u64,
+        /// Which of the two.
+        is_majority: bool,
+    },
+    /// A part of a snapshot, for a member that lacks entries which the leader's log has given up.
+    SnapshotChunk(SnapshotChunk),
+    /// How much of a snapshot a member has; the leader goes on there.
+    SnapshotAck {
+        /// The member's term.
+        term: Term,
+        /// The last entry that the snapshot covers.
+        index: LogIndex,
+        /// So many bytes of it, from its start, are on the member's disk.
+        offset: u64,
+    },
+}
+
+/// A part of a snapshot file. Its bytes are the file's, whose own checksums guard them: the
+/// receiver uses none of them before it has checked them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// The leader's term.
+    pub term: Term,
+    /// The last entry that the snapshot covers.
+    pub index: LogIndex,
+    /// Its term.
+    pub index_term: Term,
+    /// Length of the whole file. With the index and the leader it names the snapshot: no node
+    /// writes two of the same index.
+    pub total_bytes: u64,
+    /// Where in the file `bytes` stand.
+    pub offset: u64,
+    /// The part; never empty.
+    pub bytes: Bytes,
 }
 
 /// Entries of the leader's log.
@@ -144,7 +205,7 @@ pub struct Append {
 pub enum Lane {
     /// Small messages that elections, reads and acknowledgements wait for.
     Control,
-    /// Entries.
+    /// Entries and snapshots.
     Bulk,
 }
 
@@ -165,7 +226,12 @@ impl Message {
             | Message::ReadIndexRequest { term, .. }
             | Message::ReadIndexReply { term, .. }
             | Message::DurableRequest { term, .. }
-            | Message::DurableReply { term, .. } => term,
+            | Message::DurableReply { term, .. }
+            | Message::SnapshotChunk(SnapshotChunk { term, .. })
+            | Message::SnapshotAck { term, .. }
+            | Message::StateHashRequest { term, .. }
+            | Message::StateHashReply { term, .. }
+            | Message::StateDiffers { term, .. } => term,
         }
     }
 
@@ -173,7 +239,7 @@ impl Message {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Message::Append(_) => Lane::Bulk,
+            Message::Append(_) | Message::SnapshotChunk(_) => Lane::Bulk,
             _ => Lane::Control,
         }
     }

@@ -15,7 +15,7 @@ mod trace;
 pub mod wire;
 
 pub use introduction::Introduction;
-pub use message::{Append, Lane, Message};
+pub use message::{Append, Lane, Message, SnapshotChunk};
 pub use refusal::{Reason, Refusal};
 pub use secret::{SECRET_BYTES_MIN, Secret};
 pub use trace::Trace;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::message::{Append, Message};
+use super::message::{Append, Message, SnapshotChunk};
 use crate::batch::Batch;
 use crate::types::NodeId;
 
@@ -67,6 +67,29 @@ impl fmt::Display for Trace<'_> {
             Message::DurableReply { term, id, last, last_term } => {
                 write!(f, "DURABLE_REPLY term={term} from={from} id={id} last={last}/{last_term}")
             }
+            Message::SnapshotChunk(ref chunk) => {
+                let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+                let bytes = bytes.len();
+                write!(
+                    f,
+                    "SNAPSHOT_CHUNK term={term} leader={from} index={index}/{index_term} \
+                     offset={offset} bytes={bytes} of={total_bytes}"
+                )
+            }
+            Message::SnapshotAck { term, index, offset } => {
+                write!(f, "SNAPSHOT_ACK term={term} from={from} index={index} offset={offset}")
+            }
+            Message::StateHashRequest { term, index } => {
+                write!(f, "STATE_HASH_REQUEST term={term} leader={from} index={index}")
+            }
+            Message::StateHashReply { term, index, hash } => {
+                write!(f, "STATE_HASH_REPLY term={term} from={from} index={index} hash={hash:016x}")
+            }
+            Message::StateDiffers { term, index, hash, is_majority } => write!(
+                f,
+                "STATE_DIFFERS term={term} leader={from} index={index} hash={hash:016x} \
+                 majority={is_majority}"
+            ),
         }
     }
 }

@@ -3,14 +3,14 @@
 
 use bytes::Bytes;
 
-use super::frame::{self, APPEND_HEAD_BYTES, FRAME_HEAD_BYTES, kind};
-use super::message::{Append, Message};
+use super::frame::{self, APPEND_HEAD_BYTES, FRAME_HEAD_BYTES, SNAPSHOT_HEAD_BYTES, kind};
+use super::message::{Append, Message, SnapshotChunk};
 use crate::batch::{BATCH_HEADER_BYTES, Batch};
 use crate::error::DecodeError;
-use crate::limits::{LOG_INDEX_MAX, PEER_FRAME_BYTES_MAX, TERM_MAX};
+use crate::limits::{LOG_INDEX_MAX, PEER_FRAME_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX, TERM_MAX};
 use crate::types::{LogIndex, Term};
 
-/// The one flag: granted, or asked for by the leader.
+/// The one flag: granted, asked for by the leader, or what a majority has.
 const FLAG: u8 = 1;
 
 /// What a frame says once two peers know each other.
@@ -69,6 +69,19 @@ pub fn encode<'a>(message: &'a Message, out: &mut Vec<u8>) -> &'a [Batch] {
         Message::DurableReply { term, id, last, last_term } => {
             put(out, kind::DURABLE_REPLY, false, &[term.0, id, last.0, last_term.0]);
         }
+        Message::SnapshotChunk(ref chunk) => encode_chunk(chunk, out),
+        Message::SnapshotAck { term, index, offset } => {
+            put(out, kind::SNAPSHOT_ACK, false, &[term.0, index.0, offset]);
+        }
+        Message::StateHashRequest { term, index } => {
+            put(out, kind::STATE_HASH_REQUEST, false, &[term.0, index.0]);
+        }
+        Message::StateHashReply { term, index, hash } => {
+            put(out, kind::STATE_HASH_REPLY, false, &[term.0, index.0, hash]);
+        }
+        Message::StateDiffers { term, index, hash, is_majority } => {
+            put(out, kind::STATE_DIFFERS, is_majority, &[term.0, index.0, hash]);
+        }
     }
     &[]
 }
@@ -86,6 +99,17 @@ fn encode_append<'a>(append: &'a Append, out: &mut Vec<u8>) -> &'a [Batch] {
     batches
 }
 
+fn encode_chunk(chunk: &SnapshotChunk, out: &mut Vec<u8>) {
+    let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+    assert!(bytes.len() <= SNAPSHOT_CHUNK_BYTES_MAX, "a part of a snapshot is over its limit");
+    let start = frame::begin(out, kind::SNAPSHOT_CHUNK, 0);
+    for field in [term.0, index.0, index_term.0, *total_bytes, *offset] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    out.extend_from_slice(bytes);
+    frame::finish(out, start, 0);
+}
+
 fn put(out: &mut Vec<u8>, kind: u8, flag: bool, fields: &[u64], behind: usize) {
     let start = frame::begin(out, kind, if flag { FLAG } else { 0 });
     fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
@@ -99,7 +123,10 @@ fn put(out: &mut Vec<u8>, kind: u8, flag: bool, fields: &[u64], behind: usize) {
 /// Anything that [`encode`] could not have written for a message that a correct node sends.
 pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
     let (kind, flags, body) = frame::open(bytes)?;
-    let has_flag = matches!(kind, kind::PRE_VOTE_REPLY | kind::VOTE_REQUEST | kind::VOTE_REPLY);
+    let has_flag = matches!(
+        kind,
+        kind::PRE_VOTE_REPLY | kind::VOTE_REQUEST | kind::VOTE_REPLY | kind::STATE_DIFFERS
+    );
     if flags & !FLAG != 0 || flags == FLAG && !has_flag {
         return Err(DecodeError::Invalid("frame flags"));
     }
@@ -166,6 +193,24 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
             let (last, last_term) = position(last, last_term, own)?;
             Message::DurableReply { term: term(own)?, id, last, last_term }
         }
+        kind::SNAPSHOT_CHUNK => Message::SnapshotChunk(decode_chunk(bytes)?),
+        kind::SNAPSHOT_ACK => {
+            let [own, covered, offset] = fields(body)?;
+            Message::SnapshotAck { term: term(own)?, index: index(covered)?, offset }
+        }
+        kind::STATE_HASH_REQUEST => {
+            let [leader, at] = fields(body)?;
+            Message::StateHashRequest { term: office(leader)?, index: index(at)? }
+        }
+        kind::STATE_HASH_REPLY => {
+            let [own, at, hash] = fields(body)?;
+            Message::StateHashReply { term: term(own)?, index: index(at)?, hash }
+        }
+        kind::STATE_DIFFERS => {
+            let [leader, at, hash] = fields(body)?;
+            let (term, index) = (office(leader)?, index(at)?);
+            Message::StateDiffers { term, index, hash, is_majority: flag }
+        }
         kind::DURABLE => {
             let [own, last] = fields(body)?;
             return Ok(Frame::Durable { term: term(own)?, last: index(last)? });
@@ -195,6 +240,18 @@ fn decode_append(frame: &Bytes) -> Result<Append, DecodeError> {
         at = end;
     }
     Ok(append)
+}
+
+fn decode_chunk(frame: &Bytes) -> Result<SnapshotChunk, DecodeError> {
+    let head = frame.get(FRAME_HEAD_BYTES..SNAPSHOT_HEAD_BYTES).ok_or(DecodeError::Truncated)?;
+    let [leader, covered, covered_term, total_bytes, offset] = fields(head)?;
+    let bytes = frame.slice(SNAPSHOT_HEAD_BYTES..);
+    let end = offset.checked_add(bytes.len() as u64);
+    if bytes.is_empty() || end.is_none_or(|end| end > total_bytes) {
+        return Err(DecodeError::Invalid("part of a snapshot"));
+    }
+    let (index, index_term) = position(covered, covered_term, leader)?;
+    Ok(SnapshotChunk { term: office(leader)?, index, index_term, total_bytes, offset, bytes })
 }
 
 /// How many bytes the batch at the start of `bytes` says it has; all of them are there.

@@ -13,6 +13,9 @@ use crate::core::time::Instant;
 /// any moment.
 const PROMOTION_LAG_MAX: u64 = 16_384;
 
+/// Often enough for a busy cluster to compare its states every second, and too rarely to be felt.
+pub const CHECKPOINT_ENTRIES: u64 = 4096;
+
 /// What a node is told once.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -43,6 +46,9 @@ pub struct NodeConfig {
     /// A learner that lacks more entries than these is not promoted: commits could have to wait for
     /// it.
     pub promotion_lag_max: u64,
+    /// The hash of the state is noted at the indexes that are a multiple of this: the same on all
+    /// nodes of a cluster, or they can not be compared.
+    pub checkpoint_entries: u64,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -63,6 +69,7 @@ impl NodeConfig {
             election_timeout: Duration::from_millis(300),
             resend_timeout: Duration::from_secs(10),
             promotion_lag_max: PROMOTION_LAG_MAX,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: 1,
         }
     }

@@ -126,7 +126,7 @@ impl Node {
         self.asks.repeat();
     }
 
-    fn write_vote(&mut self) {
+    pub(super) fn write_vote(&mut self) {
         let (term, voted_for) = (self.raft.term(), self.raft.voted_for());
         let record = Record::TermVote { term, voted_for };
         self.records.push((self.raft.vote_lsn(), record));

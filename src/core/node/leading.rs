@@ -9,6 +9,7 @@ use kvorum_protocol::{Batch, LogIndex, Lsn, Member, NodeId, Term};
 use super::membership::is_voter;
 use super::transfer::Transfer;
 use super::{Node, Violation, has_bug};
+use crate::core::audit::Audit;
 use crate::core::foretell::Foretold;
 use crate::core::output::Fetch;
 use crate::core::progress::Progress;
@@ -31,6 +32,8 @@ pub struct Leading {
     pub rounds: Rounds,
     /// For writes that are answered before they are committed.
     pub foretold: Foretold,
+    /// Whether all have the same state.
+    pub audit: Audit,
     /// Leadership is being handed over.
     pub transfer: Option<Transfer>,
     heartbeat_at: Instant,
@@ -55,6 +58,7 @@ impl Leading {
             members: others.map(progress).collect(),
             rounds: Rounds::default(),
             foretold: Foretold::default(),
+            audit: Audit::default(),
             transfer: None,
             heartbeat_at: now,
             count_at: now.after(election_timeout),
@@ -272,8 +276,12 @@ impl Node {
         let end = self.log.end().index;
         loop {
             let member = &mut self.leading.as_mut().expect("a leader sends").members[at];
-            let Some(next) = member.next_to_send().filter(|next| *next <= end) else { return };
+            let Some(next) = member.next_to_send().filter(|next| *next <= end) else { break };
             let first_in_memory = self.log.first_in_memory();
+            if next < first_in_memory && next <= self.log.floor() {
+                member.install();
+                break;
+            }
             if next < first_in_memory {
                 if self.fetching.contains(&id) {
                     return;
@@ -299,6 +307,7 @@ impl Node {
             let some: Vec<Batch> = some.cloned().collect();
             self.send_batches(id, some.into_iter());
         }
+        self.fetch_snapshot_for(at);
     }
 
     /// Makes sure that everybody hears of the commit index before long.

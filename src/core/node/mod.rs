@@ -1,5 +1,6 @@
 //! One node: Raft, the end of the log, the state and the requests that wait for them.
 
+mod audit;
 mod config;
 mod election;
 mod following;
@@ -7,13 +8,14 @@ mod leading;
 mod membership;
 mod reads;
 mod receive;
+mod snapshot;
 mod transfer;
 mod writes;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use kvorum_protocol::peer::Message;
+use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{Command, LogIndex, Lsn, NodeId, Op, Quorum, Term};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -21,11 +23,12 @@ use rand::rngs::SmallRng;
 use self::leading::Leading;
 use super::apply::{apply, for_each_entry};
 use super::asks::Asks;
+use super::audit::{Checkpoints, Disagreement};
 use super::following::Following;
 use super::log::Log;
 use super::membership::Membership;
 use super::outcome::Outcome;
-use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo};
+use super::output::{Answer, Fetch, Output, Record, Refusal, Reply, ReplyTo, SnapshotFetch};
 use super::pending::PendingReads;
 use super::quorum::majority;
 use super::raft::{Raft, Role};
@@ -95,8 +98,12 @@ pub struct Node {
     /// Messages and fetches made since the last `poll` or `seal`.
     messages: Vec<(NodeId, Message)>,
     fetches: Vec<Fetch>,
-    /// For whom the answer to a fetch is due.
+    snapshot_fetches: Vec<SnapshotFetch>,
+    /// For whom the answer to a fetch is due, of the log or of a snapshot.
     fetching: Vec<NodeId>,
+    fetching_snapshot: Vec<NodeId>,
+    /// Parts of a leader's snapshot that have come since the last `poll`.
+    snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// Answers made outside `poll`.
     replies: Vec<Reply>,
     /// Whom a node names as the leader that was removed and hears nothing any more.
@@ -109,6 +116,11 @@ pub struct Node {
     votes_soon: bool,
     /// What the log is certain to take.
     room: Room,
+    checkpoints: Checkpoints,
+    /// What the shell has not heard yet.
+    disagreement: Option<Disagreement>,
+    /// It was told that states differ and nobody knows who is right. Once is enough.
+    split_told: bool,
     reads_found: u64,
     reads_missed: u64,
     #[cfg(feature = "seeded-bugs")]
@@ -140,7 +152,10 @@ impl Node {
     /// # Panics
     /// When it shall begin a log of a cluster that it is no member of.
     #[must_use]
-    pub fn new(config: NodeConfig, recovery: Recovery, log_room_bytes: u64) -> Node {
+    pub fn new(config: NodeConfig, mut recovery: Recovery, log_room_bytes: u64) -> Node {
+        let snapshot = recovery.void_log();
+        let applied = recovery.log.committed.index;
+        let checkpoints = Checkpoints::new(config.checkpoint_entries, applied);
         let mut lists = recovery.lists;
         if lists.first().is_none_or(|(index, _)| *index > recovery.log.committed.index) {
             lists.insert(0, (LogIndex(0), config.members.clone()));
@@ -165,13 +180,19 @@ impl Node {
             gated: VecDeque::new(),
             messages: Vec::new(),
             fetches: Vec::new(),
+            snapshot_fetches: Vec::new(),
             fetching: Vec::new(),
+            fetching_snapshot: Vec::new(),
+            snapshot_parts: Vec::new(),
             replies: Vec::new(),
             successor: None,
             is_retired: false,
             election_deadline: None,
             votes_soon: false,
             room: Room::new(log_room_bytes),
+            checkpoints,
+            disagreement: None,
+            split_told: false,
             reads_found: 0,
             reads_missed: 0,
             #[cfg(feature = "seeded-bugs")]
@@ -182,6 +203,9 @@ impl Node {
             membership,
             config,
         };
+        if let Some(end) = snapshot {
+            node.go_on_behind_snapshot(end);
+        }
         if node.log.end().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
@@ -205,11 +229,18 @@ impl Node {
     #[cfg(feature = "seeded-bugs")]
     pub fn seed_bug(&mut self, bug: super::seeded::Bug) {
         self.seeded_bug = Some(bug);
-        self.state.bug = Some(bug);
+        let has_it = !bug.is_of_one_node() || self.config.id == super::seeded::ODD_NODE;
+        self.state.bug = has_it.then_some(bug);
         self.membership.bug = Some(bug);
         if has_bug!(self, SessionsLostAtRestart) {
             self.state.sessions.forget_all();
         }
+    }
+
+    /// Damages the state: a key is gone that no entry has deleted.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn lose_key(&mut self, key: &[u8]) {
+        self.state.store.delete(key);
     }
 
     /// Only for the bug of a table that others than the leader do not keep.
@@ -284,10 +315,12 @@ impl Node {
             more |= self.release_reads(out);
             self.go_on_transferring();
             self.replicate();
+            self.ask_for_hashes();
         } else {
             self.ask();
             self.take_parked();
             self.acknowledge();
+            self.tell_hash();
         }
         self.send_gated(out);
         more
@@ -348,6 +381,8 @@ impl Node {
             out.messages.push((to, message));
         }
         out.fetches.append(&mut self.fetches);
+        out.snapshot_fetches.append(&mut self.snapshot_fetches);
+        out.snapshot_parts.append(&mut self.snapshot_parts);
     }
 
     fn apply_committed(&mut self, out: &mut Output) -> bool {
@@ -368,6 +403,7 @@ impl Node {
                     #[cfg(feature = "seeded-bugs")]
                     this.forget_outcome(&entry.command);
                     this.log.mark_applied(entry.index, entry.end);
+                    this.checkpoints.pass(entry.index, || this.state.hash());
                     this.answer_write(entry.index, outcome, out);
                     let read_waits = this.reads.first_index() == Some(entry.index);
                     if (read_waits && this.answer_reads(out)) || entry.index == this.log.committed()
@@ -426,6 +462,12 @@ impl Node {
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         &self.state.sessions
+    }
+
+    /// What the applied entries have made.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Whether the node leads, and its state is that of the log it found.

@@ -59,7 +59,7 @@ impl Node {
     fn answer_old_term(&mut self, from: NodeId, message: Message) {
         let term = self.raft.term();
         match message {
-            Message::Append(_) | Message::Heartbeat { .. } => {
+            Message::Append(_) | Message::Heartbeat { .. } | Message::SnapshotChunk(_) => {
                 let none = LogIndex(0);
                 self.send(from, Message::Ack { term, round: 0, matched: none, durable: none });
             }
@@ -125,6 +125,30 @@ impl Node {
             Message::DurableReply { id, last, last_term, .. } => {
                 self.asks.answer(id, from, last_term, last);
                 Ok(())
+            }
+            Message::SnapshotChunk(chunk) => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_snapshot_chunk(from, chunk)
+            }
+            Message::SnapshotAck { index, offset, .. } => {
+                self.on_snapshot_ack(from, index, offset);
+                Ok(())
+            }
+            Message::StateHashRequest { index, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_hash_request(index);
+                Ok(())
+            }
+            Message::StateHashReply { index, hash, .. } => {
+                self.on_state_hash_reply(from, index, hash);
+                Ok(())
+            }
+            Message::StateDiffers { index, hash, is_majority, .. } => {
+                self.check_leader(from)?;
+                self.follow(from);
+                self.on_state_differs(index, hash, is_majority)
             }
             // Granted ones never come here, and the others have only brought their term.
             Message::PreVoteReply { .. } | Message::PreVoteRequest { .. } => Ok(()),

@@ -24,6 +24,9 @@ const ALIGN: usize = 4;
 const VALUE_LENGTH_BITS: u32 = 27;
 const VERSION_BITS: u32 = 48;
 
+/// No version reaches it: at a million entries a second, after nine years of nothing else.
+pub const VERSION_END: LogIndex = LogIndex(1 << VERSION_BITS);
+
 const _: () = assert!(VALUE_BYTES_MAX < 1 << VALUE_LENGTH_BITS);
 const _: () = assert!(KEY_BYTES_MAX < 1 << (64 - VERSION_BITS));
 
@@ -125,7 +128,7 @@ impl Item {
     }
 
     fn write_header(&mut self, version: LogIndex, key_len: usize, value_len: usize) {
-        assert!(version.0 < 1 << VERSION_BITS, "the log index outgrew its 48 bits");
+        assert!(version < VERSION_END, "the log index outgrew its 48 bits");
         let word = version.0 << 16 | key_len as u64;
         let value_word = u32::try_from(value_len).expect("bounded by VALUE_BYTES_MAX");
         // SAFETY: every allocation starts with `HEADER_BYTES` of header; unaligned writes, since

@@ -13,12 +13,21 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
-pub use item::Item;
+use super::digest::{self, Sum};
 
+pub use encoded::EncodedItem;
+pub use item::{Item, VERSION_END};
+pub use load::{Loaded, ShardLoader};
+use walk::Walk;
+pub use walk::WalkSlice;
+
+mod encoded;
 mod item;
+mod load;
+mod walk;
 
-/// How many small tables.
-const SHARDS: usize = 1 << 12;
+/// How many small tables. Snapshots have them in ascending order, so it is a part of their format.
+pub const SHARDS: usize = 1 << 12;
 
 /// The hash of a key in one store: computed once, used for the prefetch and for the lookup.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +43,11 @@ pub struct Store {
     item_bytes: usize,
     /// Sum of `allocation_size` of all shards.
     table_bytes: usize,
+    hash_seed: u64,
+    /// The state of an earlier index is being handed out.
+    walk: Option<Walk>,
+    /// The part of all items in the state hash.
+    digest: Sum,
 }
 
 impl Store {
@@ -46,7 +60,16 @@ impl Store {
             keys: 0,
             item_bytes: 0,
             table_bytes: 0,
+            hash_seed: seed,
+            walk: None,
+            digest: Sum::default(),
         }
+    }
+
+    /// What keys the hashing.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     /// How many keys there are.
@@ -61,19 +84,32 @@ impl Store {
         self.keys == 0
     }
 
-    /// Bytes asked of the allocator for items and tables: what `--memory-max` limits.
+    /// Bytes asked of the allocator for items, tables and the strays of a walk: what
+    /// `--memory-max` limits.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.item_bytes + self.table_bytes
+        self.item_bytes + self.table_bytes + self.stray_bytes()
+    }
+
+    /// The part of all items in the state hash.
+    #[must_use]
+    pub fn digest(&self) -> Sum {
+        self.digest
+    }
+
+    /// The same, summed up from nothing.
+    #[must_use]
+    pub fn digest_from_scratch(&self) -> Sum {
+        let mut sum = Sum::default();
+        self.shards.iter().flatten().for_each(|item| sum.add(term(item)));
+        sum
     }
 
     /// Hashes a key.
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        KeyHash(hasher.finish())
+        hash_key(&self.hasher, key)
     }
 
     /// Starts bringing the item of a key near. A run of requests is looked up much faster when
@@ -110,8 +146,14 @@ impl Store {
     /// As [`set`](Store::set), with the hash that was computed for the prefetch.
     #[inline]
     pub fn set_hashed(&mut self, hash: KeyHash, version: LogIndex, key: &[u8], value: &[u8]) {
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
+        let print = digest::key(key);
+        self.digest.add(digest::item(print, version, value));
         let shard = &mut self.shards[shard_of(hash)];
         if let Some(item) = shard.find_mut(hash.0, |item| item.key() == key) {
+            self.digest.subtract(digest::item(print, item.version(), item.value()));
             if item.overwrite(version, value) {
                 return;
             }
@@ -140,20 +182,35 @@ impl Store {
     #[inline]
     pub fn delete(&mut self, key: &[u8]) -> bool {
         let hash = self.hash(key);
+        if self.walk.is_some() {
+            self.before_change(hash, key);
+        }
         let shard = &mut self.shards[shard_of(hash)];
         let Ok(found) = shard.find_entry(hash.0, |item| item.key() == key) else { return false };
         let (item, _) = found.remove();
+        self.digest.subtract(term(&item));
         self.item_bytes -= item.bytes();
         self.keys -= 1;
         true
     }
 }
 
+/// The term of an item in the state hash.
+#[inline]
+fn term(item: &Item) -> u64 {
+    digest::item(digest::key(item.key()), item.version(), item.value())
+}
+
+#[inline]
+fn hash_key(hasher: &FixedState, key: &[u8]) -> KeyHash {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(key);
+    KeyHash(hasher.finish())
+}
+
 #[inline]
 fn rehash(hasher: &FixedState, item: &Item) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    hasher.write(item.key());
-    hasher.finish()
+    hash_key(hasher, item.key()).0
 }
 
 /// The small tables use the lowest and the highest bits themselves; these are from the middle.
@@ -190,10 +247,15 @@ mod tests {
                 prop_assert_eq!(store.len(), model.len());
                 let bytes: usize = model.iter().map(|(k, (_, v))| 12 + k.len() + v.len()).sum();
                 prop_assert_eq!(store.item_bytes, bytes);
+                prop_assert_eq!(store.digest(), store.digest_from_scratch());
             }
             for (key, (version, value)) in &model {
                 prop_assert_eq!(store.get(key), Some((*version, value.as_slice())));
             }
+            // Another table, filled in another order, has the same digest.
+            let mut other = Store::new(8);
+            model.iter().for_each(|(key, (version, value))| other.set(*version, key, value));
+            prop_assert_eq!(store.digest(), other.digest());
             let tables: usize = store.shards.iter().map(HashTable::allocation_size).sum();
             prop_assert_eq!(store.table_bytes, tables);
         }

@@ -15,6 +15,7 @@ use crate::network::Place;
 pub struct Ledger {
     decided: Vec<Decided>,
     effects: Effects,
+    sessions: SessionBounds,
 }
 
 struct Decided {
@@ -25,7 +26,7 @@ struct Decided {
 
 impl Ledger {
     pub fn new(sessions: SessionBounds) -> Ledger {
-        Ledger { decided: Vec::new(), effects: Effects::new(sessions) }
+        Ledger { decided: Vec::new(), effects: Effects::new(sessions), sessions }
     }
 
     /// A node in this term knows that the entries behind the start of the range, up to its end, are
@@ -102,6 +103,19 @@ impl Ledger {
             self.decided.partition_point(|decided| decided.batch.header().last_index() < index);
         let batch = &self.decided.get(at)?.batch;
         (batch.header().first_index <= index).then_some(batch)
+    }
+
+    /// The decided batches up to an index.
+    pub fn batches_up_to(&self, index: LogIndex) -> Vec<Batch> {
+        let batches = self.decided.iter().map(|decided| &decided.batch);
+        batches.take_while(|batch| batch.header().last_index() <= index).cloned().collect()
+    }
+
+    /// What these have done.
+    pub fn effects_up_to(&self, index: LogIndex) -> Effects {
+        let mut effects = Effects::new(self.sessions);
+        self.batches_up_to(index).iter().for_each(|batch| effects.decided(batch));
+        effects
     }
 
     /// The decided command at an index.

@@ -7,13 +7,17 @@ mod commits;
 mod counting;
 mod effects;
 mod elections;
+mod hashes;
 mod matching;
 mod membership;
 mod messages;
 mod monotonic;
 mod promises;
 
+use kvorum::core::log::LogEnd;
 use kvorum::core::raft::Role;
+use kvorum::core::snapshot::SnapshotHead;
+use kvorum::core::state::State;
 use kvorum::core::{Fetch, MemberProgress, NodeStatus, Record, SessionBounds};
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{Batch, LogIndex, Lsn, MemberList, Op, Term};
@@ -59,6 +63,7 @@ pub struct Invariants {
     decided: Vec<LogIndex>,
     members: membership::Members,
     ledger: Ledger,
+    hashes: hashes::Hashes,
     pub promises: Promises,
 }
 
@@ -74,6 +79,7 @@ impl Invariants {
             decided: vec![LogIndex(0); nodes],
             members: membership::Members::new(nodes),
             ledger: Ledger::new(sessions),
+            hashes: hashes::Hashes::default(),
             promises: Promises::default(),
         }
     }
@@ -104,7 +110,12 @@ impl Invariants {
     }
 
     /// A node has come back, with what its log told.
-    pub fn recovers(&mut self, place: Place, image: LogImage) -> Checked {
+    pub fn recovers(
+        &mut self,
+        place: Place,
+        mut image: LogImage,
+        snapshot: Option<&LogEnd>,
+    ) -> Checked {
         let durable = &self.durable[place];
         let is_same = image.lsn != durable.lsn || image.end() == durable.end();
         ensure(is_same, "what is durable survives a crash", || {
@@ -115,10 +126,45 @@ impl Invariants {
             format!("records up to {} were durable, {} came back", durable.lsn, image.lsn)
         })?;
         self.elections.comes_back(place, image.term)?;
+        if let Some(end) = snapshot {
+            image.install(end, self.ledger.batches_up_to(end.index));
+        }
         self.sealed[place] = image.clone();
         self.durable[place] = image;
         self.monotonic[place] = monotonic::Life::default();
         self.decided[place] = LogIndex(0);
+        Ok(())
+    }
+
+    /// A snapshot is what the decided entries up to its end add up to.
+    pub fn is_state_at(&self, place: Place, head: &SnapshotHead, state: &State) -> Checked {
+        let index = head.end.index;
+        let last = self.ledger.batch_at(index).map(|batch| LogEnd::of(batch.header()));
+        ensure(last == Some(head.end), "a snapshot ends where a decided batch does", || {
+            format!("n{}: {:?}, decided is {last:?}", place + 1, head.end)
+        })?;
+        let effects = self.ledger.effects_up_to(index);
+        let is_held = |(key, (version, value)): &(&Vec<u8>, &(LogIndex, Vec<u8>))| {
+            state.store.get(key) == Some((*version, value.as_slice()))
+        };
+        let differs = effects.keys().iter().find(|item| !is_held(item));
+        let is_equal = state.store.len() == effects.keys().len() && differs.is_none();
+        ensure(is_equal, "a snapshot holds the state at its index", || {
+            let (found, expected) = (state.store.len(), effects.keys().len());
+            format!("n{}: index {index}: {found} keys of {expected}; {differs:?}", place + 1)
+        })?;
+        ensure(effects.are_sessions(&state.sessions), "a snapshot holds the sessions", || {
+            format!("n{}: index {index}: {:?}", place + 1, state.sessions.in_order())
+        })
+    }
+
+    /// A node has put a leader's snapshot, durably, in the place of its log.
+    pub fn installs(&mut self, place: Place, end: &LogEnd) -> Checked {
+        let decided = self.ledger.batches_up_to(end.index);
+        self.durable[place].install(end, decided.clone());
+        let voided = self.sealed[place].install(end, decided);
+        self.ledger.stays(place, &voided)?;
+        self.promises.voided(&voided);
         Ok(())
     }
 
@@ -165,6 +211,11 @@ impl Invariants {
             }
         }
         Ok(())
+    }
+
+    /// A node has applied the entries up to an index, and this is the hash of its state.
+    pub fn hashes(&mut self, place: Place, applied: LogIndex, hash: u64) -> Checked {
+        self.hashes.shows(place, applied, hash)
     }
 
     /// What a leader counts was said, and is there.

@@ -43,6 +43,17 @@ fn append(prev: u64, batches: usize, count: usize) -> Append {
     append
 }
 
+fn chunk() -> SnapshotChunk {
+    SnapshotChunk {
+        term: Term(5),
+        index: LogIndex(12),
+        index_term: Term(4),
+        total_bytes: 1 << 33,
+        offset: 1 << 32,
+        bytes: Bytes::from_static(b"part"),
+    }
+}
+
 /// One message of each kind.
 fn one_of_each() -> Vec<Message> {
     let (term, last, last_term) = (Term(5), LogIndex(12), Term(4));
@@ -60,6 +71,11 @@ fn one_of_each() -> Vec<Message> {
         Message::ReadIndexReply { term, id: 77, index: LogIndex(12) },
         Message::DurableRequest { term, id: 78 },
         Message::DurableReply { term, id: 78, last, last_term },
+        Message::SnapshotChunk(chunk()),
+        Message::SnapshotAck { term, index: last, offset: 1 << 33 },
+        Message::StateHashRequest { term, index: LogIndex(4096) },
+        Message::StateHashReply { term, index: LogIndex(4096), hash: 0xa1 },
+        Message::StateDiffers { term, index: LogIndex(4096), hash: 0xa1, is_majority: true },
     ]
 }
 
@@ -79,6 +95,11 @@ fn every_message_survives_and_prints_as_a_line() {
         "READ_INDEX_REPLY term=5 leader=2 id=77 index=12",
         "DURABLE_REQUEST term=5 from=2 id=78",
         "DURABLE_REPLY term=5 from=2 id=78 last=12/4",
+        "SNAPSHOT_CHUNK term=5 leader=2 index=12/4 offset=4294967296 bytes=4 of=8589934592",
+        "SNAPSHOT_ACK term=5 from=2 index=12 offset=8589934592",
+        "STATE_HASH_REQUEST term=5 leader=2 index=4096",
+        "STATE_HASH_REPLY term=5 from=2 index=4096 hash=00000000000000a1",
+        "STATE_DIFFERS term=5 leader=2 index=4096 hash=00000000000000a1 majority=true",
     ];
     let messages = one_of_each();
     assert_eq!(messages.len(), lines.len());
@@ -119,6 +140,20 @@ fn batches_share_the_bytes_of_their_frame() {
     for batch in append.batches {
         assert!(inside.contains(&batch.bytes().as_ptr()));
     }
+}
+
+#[test]
+fn a_part_of_a_snapshot_stands_within_it_or_is_refused() {
+    let refused = |change: fn(&mut SnapshotChunk)| {
+        let mut chunk = chunk();
+        change(&mut chunk);
+        decode(&encoded(&Message::SnapshotChunk(chunk))).expect_err("must be refused")
+    };
+    let part = DecodeError::Invalid("part of a snapshot");
+    assert_eq!(refused(|chunk| chunk.bytes = Bytes::new()), part);
+    assert_eq!(refused(|chunk| chunk.total_bytes = (1 << 32) + 3), part);
+    assert_eq!(refused(|chunk| chunk.offset = u64::MAX), part);
+    assert_eq!(refused(|chunk| chunk.index_term = Term(6)), DecodeError::Invalid("entry term"));
 }
 
 #[test]
@@ -170,6 +205,10 @@ fn numbers_that_no_node_reaches_are_refused() {
         Message::AppendReject { term: Term(1), prev: at, hint: LogIndex(2), hint_term: Term(1) },
         Message::DurableReply { term: Term(1), id: 1, last: at, last_term: Term(2) },
         Message::TimeoutNow { term: Term(0) },
+        Message::StateHashRequest { term: Term(0), index: at },
+        Message::StateHashRequest { term: Term(1), index: far },
+        Message::StateHashReply { term: Term(1), index: far, hash: 0 },
+        Message::StateDiffers { term: Term(0), index: at, hash: 0, is_majority: false },
     ] {
         assert!(matches!(decode(&encoded(&message)), Err(DecodeError::Invalid(_))), "{message:?}");
     }
@@ -215,7 +254,7 @@ fn no_flipped_bit_and_no_truncation_passes() {
 
 fn any_message() -> impl Strategy<Value = Message> {
     let number = || 1..TERM_MAX;
-    (0..13_usize, number(), number(), number(), any::<bool>(), any::<u64>()).prop_map(
+    (0..16_usize, number(), number(), number(), any::<bool>(), any::<u64>()).prop_map(
         |(which, a, b, c, flag, id)| {
             let term = Term(a.max(c));
             let (last, last_term) = (LogIndex(b), Term(a.min(c)));
@@ -245,7 +284,10 @@ fn any_message() -> impl Strategy<Value = Message> {
                 9 => Message::ReadIndexRequest { term, id },
                 10 => Message::ReadIndexReply { term, id, index: last },
                 11 => Message::DurableRequest { term, id },
-                _ => Message::DurableReply { term, id, last, last_term },
+                12 => Message::DurableReply { term, id, last, last_term },
+                13 => Message::StateHashRequest { term, index: last },
+                14 => Message::StateHashReply { term, index: last, hash: id },
+                _ => Message::StateDiffers { term, index: last, hash: id, is_majority: flag },
             }
         },
     )

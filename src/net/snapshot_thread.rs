@@ -1,0 +1,254 @@
+//! The thread that writes snapshots, and keeps those that a leader sends, so that the reactor waits
+//! for neither disk nor checksums.
+//!
+//! What waits here is bounded: the reactor counts the items that it has handed over ([`Done::Took`]
+//! gives them back), and a leader sends no more of its snapshot than it has been told is kept, and
+//! a window.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use kvorum_protocol::peer::SnapshotChunk;
+use kvorum_protocol::{ClusterId, LogIndex, NodeId};
+use mio::Waker;
+
+use crate::core::SessionBounds;
+use crate::core::snapshot::SnapshotHead;
+use crate::core::state::State;
+use crate::core::store::WalkSlice;
+use crate::disk::Disk;
+use crate::snapshot::{self, Incoming, SnapshotError, SnapshotInfo, SnapshotWriter};
+
+/// Writing snapshots is less urgent than serving: as `nice(1)` counts.
+const NICENESS: i32 = 5;
+
+/// A snapshot of a leader is loaded beside the serving: one core is left to that.
+const THREADS: usize = 1;
+
+/// What the thread is asked to do.
+pub enum Job {
+    /// Begin a snapshot, with so many sessions. What there is of another one is forgotten.
+    Begin(Box<SnapshotHead>, u32, Vec<u8>),
+    /// Items of these shards.
+    Items(WalkSlice, Vec<u8>),
+    /// So many items of any shard.
+    Strays(u32, Vec<u8>),
+    /// All has come: make it durable.
+    Finish,
+    /// Forget the snapshot that is being written.
+    GiveUp,
+    /// A part of a leader's snapshot.
+    Part(NodeId, SnapshotChunk),
+    /// A snapshot that is not needed any more.
+    Remove(SnapshotInfo),
+    /// A state that is not needed any more: it takes long to drop.
+    Drop(Box<State>),
+}
+
+/// What has become of it.
+pub enum Done {
+    /// Items or strays are written.
+    Took,
+    /// The node's own snapshot is durable.
+    Written(SnapshotInfo),
+    /// It is not, and what follows of it is ignored.
+    Failed(SnapshotError),
+    /// A leader's snapshot is on the disk up to there.
+    Kept {
+        /// The last entry that it covers.
+        index: LogIndex,
+        /// So many bytes of it.
+        offset: u64,
+    },
+    /// A leader's snapshot is durable and sound, and this is what it holds.
+    Installed(SnapshotInfo, Box<(SnapshotHead, State)>),
+}
+
+/// The reactor's handle of the thread, which ends by itself when this is dropped; nobody waits for
+/// that, because the disk may be stuck.
+pub struct SnapshotThread {
+    jobs: Sender<Job>,
+    results: Receiver<Done>,
+}
+
+impl SnapshotThread {
+    /// Starts the thread. `waker` interrupts the reactor's poll when there are results.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(
+        disk: Arc<dyn Disk>,
+        cluster: ClusterId,
+        waker: Arc<Waker>,
+    ) -> std::io::Result<SnapshotThread> {
+        let (jobs, waiting) = channel();
+        let (done, results) = channel();
+        let mut work = Work { disk, cluster, writer: None, incoming: None, installed: None, done };
+        let run = move || {
+            // Of this thread only, on Linux. Where it is not allowed the work is done all the same.
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                log::debug!("snapshots are written at the usual priority: {error}");
+            }
+            for job in waiting {
+                work.handle(job);
+                if let Err(error) = waker.wake() {
+                    log::error!("can not wake the reactor: {error}");
+                }
+            }
+        };
+        thread::Builder::new().name("kvorum-snapshot".into()).spawn(run)?;
+        Ok(SnapshotThread { jobs, results })
+    }
+
+    /// Hands over a job; they are done in order.
+    pub fn submit(&self, job: Job) {
+        self.jobs.send(job).expect("the thread runs until this is dropped");
+    }
+
+    /// What was done since the last call.
+    pub fn take_results(&self) -> impl Iterator<Item = Done> + '_ {
+        self.results.try_iter()
+    }
+}
+
+/// Which leader's snapshot: its node, its index, its length.
+type Name = (NodeId, LogIndex, u64);
+
+/// The thread's side.
+struct Work {
+    disk: Arc<dyn Disk>,
+    cluster: ClusterId,
+    writer: Option<SnapshotWriter>,
+    incoming: Option<(Name, Incoming)>,
+    /// The last one that has come as a whole.
+    installed: Option<Name>,
+    done: Sender<Done>,
+}
+
+impl Work {
+    fn handle(&mut self, job: Job) {
+        match job {
+            Job::Begin(head, count, sessions) => self.begin(&head, count, &sessions),
+            Job::Items(slice, body) => {
+                self.write(|writer| {
+                    writer.items(slice.first_shard, slice.last_shard, slice.items, &body)
+                });
+                self.tell(Done::Took);
+            }
+            Job::Strays(items, body) => {
+                self.write(|writer| writer.strays(items, &body));
+                self.tell(Done::Took);
+            }
+            Job::Finish => {
+                if let Some(writer) = self.writer.take() {
+                    let done = writer.finish().map_or_else(Done::Failed, Done::Written);
+                    self.tell(done);
+                }
+            }
+            Job::GiveUp => self.writer = None,
+            Job::Part(from, chunk) => self.keep(from, &chunk),
+            Job::Remove(snapshot) => self.remove(&snapshot),
+            Job::Drop(state) => drop(state),
+        }
+    }
+
+    fn tell(&self, done: Done) {
+        // Nobody listens any more when the process ends.
+        let _ = self.done.send(done);
+    }
+
+    // The node's own snapshot
+
+    fn begin(&mut self, head: &SnapshotHead, count: u32, sessions: &[u8]) {
+        self.writer = None;
+        match SnapshotWriter::create(Arc::clone(&self.disk), self.cluster, head) {
+            Ok(writer) => self.writer = Some(writer),
+            Err(error) => self.tell(Done::Failed(error)),
+        }
+        self.write(|writer| writer.sessions(count, sessions));
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
+        let Some(writer) = &mut self.writer else { return };
+        if let Err(error) = write(writer) {
+            self.writer = None;
+            self.tell(Done::Failed(error));
+        }
+    }
+
+    fn remove(&self, snapshot: &SnapshotInfo) {
+        if let Err(error) = snapshot::remove(&*self.disk, snapshot) {
+            log::warn!("{error}");
+        }
+    }
+
+    // A leader's
+
+    fn keep(&mut self, from: NodeId, chunk: &SnapshotChunk) {
+        let (index, name) = (chunk.index, (from, chunk.index, chunk.total_bytes));
+        if self.installed == Some(name) {
+            self.tell(Done::Kept { index, offset: chunk.total_bytes });
+            return;
+        }
+        match self.take_part(name, chunk) {
+            Ok(None) => {}
+            Ok(Some(offset)) => {
+                self.tell(Done::Kept { index, offset });
+                if offset == chunk.total_bytes {
+                    self.install(name);
+                }
+            }
+            Err(error) => {
+                log::error!("the snapshot of node {from} can not be kept: {error}");
+                self.incoming = None;
+            }
+        }
+    }
+
+    /// Writes a part, if it is the next one; answers how far the file is.
+    fn take_part(
+        &mut self,
+        name: Name,
+        chunk: &SnapshotChunk,
+    ) -> Result<Option<u64>, SnapshotError> {
+        if self.incoming.as_ref().is_none_or(|(known, _)| *known != name) {
+            self.incoming = None;
+            if chunk.offset > 0 {
+                return Ok(None);
+            }
+            log::info!(
+                "node {} sends its snapshot of index {}, {} MiB",
+                name.0,
+                name.1,
+                name.2 >> 20
+            );
+            let incoming = Incoming::create(Arc::clone(&self.disk), chunk.index)?;
+            self.incoming = Some((name, incoming));
+        }
+        let (_, incoming) = self.incoming.as_mut().expect("just made");
+        if incoming.offset() == chunk.offset {
+            incoming.write(chunk.offset, &chunk.bytes)?;
+        }
+        Ok(Some(incoming.offset()))
+    }
+
+    /// All parts are here.
+    fn install(&mut self, name: Name) {
+        let (_, incoming) = self.incoming.take().expect("its last part has just come");
+        let loaded = incoming.finish(Some(self.cluster)).and_then(|info| {
+            let bounds = SessionBounds::default();
+            let loaded = snapshot::load(&*self.disk, &info, Some(self.cluster), THREADS, bounds)?;
+            Ok((info, loaded))
+        });
+        match loaded {
+            Ok((info, loaded)) => {
+                self.installed = Some(name);
+                self.tell(Done::Installed(info, Box::new(loaded)));
+            }
+            Err(error) => {
+                log::error!("the snapshot of node {} can not be used: {error}", name.0);
+            }
+        }
+    }
+}
