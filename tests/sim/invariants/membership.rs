@@ -20,10 +20,9 @@ impl Members {
         Members { furthest: vec![LogIndex(0); nodes] }
     }
 
-    /// A node has this batch, too.
-    pub fn appends(&mut self, place: Place, batch: &Batch) {
-        let furthest = &mut self.furthest[place];
-        *furthest = batch.header().last_index().max(*furthest);
+    /// A node has the log up to here.
+    pub fn has(&mut self, place: Place, last: LogIndex) {
+        self.furthest[place] = self.furthest[place].max(last);
     }
 
     /// A leader makes a batch, behind what its log holds. If it changes the members, then only one

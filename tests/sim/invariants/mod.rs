@@ -94,7 +94,7 @@ impl Invariants {
                 self.promises.logged(batch)?;
                 self.members.changes(place, batch, &self.sealed[place], &self.ledger)?;
             }
-            self.members.appends(place, batch);
+            self.members.has(place, batch.header().last_index());
         }
         let voided = self.sealed[place].apply(lsn, record);
         self.ledger.stays(place, &voided)?;
@@ -161,6 +161,7 @@ impl Invariants {
     /// A node has put a leader's snapshot, durably, in the place of its log.
     pub fn installs(&mut self, place: Place, end: &LogEnd) -> Checked {
         let decided = self.ledger.batches_up_to(end.index);
+        self.members.has(place, end.index);
         self.durable[place].install(end, decided.clone());
         let voided = self.sealed[place].install(end, decided);
         self.ledger.stays(place, &voided)?;
