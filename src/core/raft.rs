@@ -130,6 +130,12 @@ impl Raft {
         }
     }
 
+    /// Whether a member's process is known to be gone.
+    #[must_use]
+    pub fn is_lost(&self, member: NodeId) -> bool {
+        self.lost.contains(&member)
+    }
+
     /// It is there after all, or again.
     pub fn find(&mut self, voter: NodeId) {
         self.lost.retain(|lost| *lost != voter);

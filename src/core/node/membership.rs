@@ -7,7 +7,7 @@ use kvorum_protocol::{
     Change, ChangeError, Command, ErrorCode, LogIndex, MemberList, NodeId, Op, Role as MemberRole,
 };
 
-use super::{KEPT_BYTES_MAX, Node, has_bug};
+use super::{KEPT_BYTES_MAX, Node, has_bug, refuse};
 use crate::core::output::{Refusal, ReplyTo};
 use crate::core::progress::Progress;
 use crate::core::quorum::majority;
@@ -210,7 +210,8 @@ impl Node {
 
     fn is_recent(&self, member: &Progress) -> bool {
         let timeout = self.config.election_timeout;
-        member.heard_at.is_some_and(|heard_at| self.now.since(heard_at) < timeout)
+        let is_heard = |heard_at| self.now.since(heard_at) < timeout;
+        member.heard_at.is_some_and(is_heard) && !self.raft.is_lost(member.id)
     }
 
     /// A blank voter would hold up all commits that need it.
@@ -315,6 +316,18 @@ impl Node {
             // None was heard of lately. Whoever comes back first stands for election.
             self.leave_office();
         }
+    }
+
+    /// The cluster has removed this node and talks to it no more: it asks nobody, stands for
+    /// nothing, and sends its clients to whoever led when it last heard of that.
+    pub fn retire(&mut self, now: &Now) {
+        self.now = now.monotonic;
+        self.leave_office();
+        self.successor = self.raft.leader().or(self.successor);
+        self.is_retired = true;
+        self.raft.become_follower(None);
+        let (refusal, replies) = (self.not_leader(), &mut self.replies);
+        self.asks.void(|to| refuse(replies, to, refusal));
     }
 
     // Getters
