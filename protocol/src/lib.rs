@@ -25,6 +25,6 @@ pub use error::{DecodeError, ErrorCode};
 pub use limits::Limits;
 pub use members_line::MembersLine;
 pub use membership::{Change, ChangeError, Member, MemberList, MembershipError, Role};
-pub use request::{Read, Request};
+pub use request::{Read, Request, SnapshotRead};
 pub use response::{Copies, Response, ValueList, ValueListBuilder};
 pub use types::{ClusterId, LogIndex, LogTimeMs, Lsn, NodeId, Quorum, Term};

@@ -37,6 +37,21 @@ pub enum Request<'a> {
     Status,
     /// Asks who is in the cluster, in one line.
     Members,
+    /// Asks the node for a snapshot of at least its present state, on its own disk.
+    Snapshot,
+    /// Asks for a part of a snapshot that is on the node's disk.
+    SnapshotRead(SnapshotRead),
+}
+
+/// Which part of which snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotRead {
+    /// The last entry that the snapshot covers; 0 for the newest one.
+    pub index: LogIndex,
+    /// Where in the file the part begins.
+    pub offset: u64,
+    /// How many bytes the answer may bring; at least 1. The node may bring fewer.
+    pub bytes_max: u32,
 }
 
 /// A question about the state at one point of the log.

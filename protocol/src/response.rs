@@ -31,7 +31,7 @@ pub enum Response<'a> {
     NotFound,
     /// The values of several keys.
     Values(ValueList<'a>),
-    /// How many keys exist, or how long a value is.
+    /// How many keys exist, how long a value is, or which is the last entry that a snapshot covers.
     Number(u64),
     /// Who holds the last write of a connection durably. Only RESP asks (`WAIT`, `WAITAOF`).
     Copies(Copies),
@@ -41,6 +41,15 @@ pub enum Response<'a> {
     Status(&'a str),
     /// Who is in the cluster: a [`MembersLine`](crate::MembersLine).
     Members(&'a str),
+    /// A part of a snapshot file.
+    SnapshotPart {
+        /// The last entry that the snapshot covers.
+        index: LogIndex,
+        /// Length of the whole file.
+        total_bytes: u64,
+        /// The bytes from the offset that was asked for; at least one.
+        bytes: &'a [u8],
+    },
     /// The write was not applied: this node is not the leader; `leader` is its client address.
     NotLeader {
         /// Where to go.

@@ -185,6 +185,8 @@ fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Line<'a>, LineError
         alone(arguments, "STATUS", Line::Request(Request::Status))
     } else if is(b"MEMBERS") {
         alone(arguments, "MEMBERS", Line::Request(Request::Members))
+    } else if is(b"SNAPSHOT") {
+        alone(arguments, "SNAPSHOT", Line::Request(Request::Snapshot))
     } else if is(b"HELP") {
         alone(arguments, "HELP", Line::Help)
     } else if is(b"QUIT") {
@@ -305,7 +307,8 @@ impl Acknowledgement {
 /// Appends the reply line for a response.
 ///
 /// # Panics
-/// For [`Response::Values`], [`Response::Number`] and [`Response::Copies`]: no line asks for them.
+/// For [`Response::Values`], [`Response::SnapshotPart`] and [`Response::Copies`]: no line asks for
+/// them.
 #[inline]
 pub fn encode(out: &mut Vec<u8>, acknowledgement: Acknowledgement, response: &Response<'_>) {
     match *response {
@@ -324,7 +327,11 @@ pub fn encode(out: &mut Vec<u8>, acknowledgement: Acknowledgement, response: &Re
         Response::Error { code, message } => {
             put_error(out, code, format_args!("{}", Escaped(message.as_bytes())));
         }
-        Response::Values(_) | Response::Number(_) | Response::Copies(_) => {
+        // Only SNAPSHOT is answered with a number.
+        Response::Number(index) => {
+            put(out, &[b"SNAPSHOT index=", index.to_string().as_bytes()]);
+        }
+        Response::Values(_) | Response::SnapshotPart { .. } | Response::Copies(_) => {
             unreachable!("no request of the text protocol is answered with {response:?}")
         }
     }
@@ -354,7 +361,7 @@ pub fn encode_help(out: &mut Vec<u8>) {
         &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
             QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | \
             MEMBER add id=client/peer | MEMBER remove|promote|demote id | PING | STATUS | MEMBERS | \
-            HELP | QUIT"],
+            SNAPSHOT | HELP | QUIT"],
     );
 }
 

@@ -141,7 +141,8 @@ impl ReplyDecoder for BinaryReplies {
             | Response::Copies(_)
             | Response::Leader(_)
             | Response::Status(_)
-            | Response::Members(_) => Outcome::Failed(Failure::Unexpected),
+            | Response::Members(_)
+            | Response::SnapshotPart { .. } => Outcome::Failed(Failure::Unexpected),
         };
         if frame.id == CONNECTION_ID {
             return Err(ReplyError::Farewell(match outcome {

@@ -32,7 +32,7 @@ pub enum Reply {
     NotFound,
     /// The values of several keys in their order, each with its version; `None` when absent.
     Values(Vec<Option<(LogIndex, Vec<u8>)>>),
-    /// How many keys exist, or how long a value is.
+    /// How many keys exist, how long a value is, or which is the last entry that a snapshot covers.
     Number(u64),
     /// The leader's client address, or that none is known.
     Leader(Option<String>),
@@ -40,6 +40,15 @@ pub enum Reply {
     Status(String),
     /// Who is in the cluster: a [`kvorum_protocol::MembersLine`].
     Members(String),
+    /// A part of a snapshot file.
+    SnapshotPart {
+        /// The last entry that the snapshot covers.
+        index: LogIndex,
+        /// Length of the whole file.
+        total_bytes: u64,
+        /// The part.
+        bytes: Vec<u8>,
+    },
     /// The write was not applied: this node is not the leader.
     NotLeader {
         /// The leader's client address.
@@ -73,6 +82,9 @@ impl From<Response<'_>> for Reply {
             Response::Leader(leader) => Reply::Leader(leader.map(str::to_owned)),
             Response::Status(line) => Reply::Status(line.to_owned()),
             Response::Members(line) => Reply::Members(line.to_owned()),
+            Response::SnapshotPart { index, total_bytes, bytes } => {
+                Reply::SnapshotPart { index, total_bytes, bytes: bytes.to_vec() }
+            }
             Response::NotLeader { leader } => Reply::NotLeader { leader: leader.to_owned() },
             Response::Error { code, message } => Reply::Error { code, message: message.to_owned() },
         }

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn the_state_before_the_first_entry_is_one() {
-        let empty = SnapshotHead { end: LogEnd::default(), terms: Vec::new(), keys: 0, ..head() };
+        let (end, members_index) = (LogEnd::default(), LogIndex(0));
+        let empty = SnapshotHead { end, members_index, terms: Vec::new(), keys: 0, ..head() };
         assert_eq!(SnapshotHead::decode(&encoded(&empty)), Ok(empty));
     }
 

@@ -126,6 +126,14 @@ impl BinarySession {
                     }
                 }
             }
+            Ok(Request::Snapshot) => {
+                session.take_snapshot(turn, head.id);
+                self.waiting += 1;
+            }
+            Ok(Request::SnapshotRead(read)) => {
+                session.read_snapshot(turn, head.id, *read);
+                self.waiting += 1;
+            }
             Ok(request) => answer_other(session, turn, head.id, request, out),
             Err(error) => {
                 let message = error.to_string();
@@ -174,9 +182,11 @@ fn answer_other(
         Request::Status => status::status(turn),
         Request::Members => status::members(turn),
         Request::Ping => Response::Ok,
-        Request::Read(_) | Request::Write(_) | Request::ChangeMembers { .. } => {
-            unreachable!("the core answers these")
-        }
+        Request::Read(_)
+        | Request::Write(_)
+        | Request::ChangeMembers { .. }
+        | Request::Snapshot
+        | Request::SnapshotRead(_) => unreachable!("these are answered later"),
     };
     encode_response(out, id, &response);
 }

@@ -4,7 +4,7 @@
 //! buffers and hands requests to its protocol (`binary`, `text`, `resp`), which asks the
 //! core through a `session`; the `log_thread` makes the records of a turn durable, and the
 //! `log_reader` reads old ones back for members that lag. `snapshots` decides when the state is
-//! written as a whole, which the `snapshot_thread` does.
+//! written as a whole, which the `snapshot_thread` does; `snapshot_reads` hands it to clients.
 
 mod binary;
 mod clock;
@@ -26,6 +26,7 @@ mod server;
 mod session;
 mod signals;
 mod slots;
+mod snapshot_reads;
 mod snapshot_thread;
 mod snapshots;
 mod status;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::peer::{Reason, Refusal};
-use kvorum_protocol::{LogIndex, Member};
+use kvorum_protocol::{LogIndex, Member, Response};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -34,9 +34,10 @@ use super::outbox::OutboxPool;
 use super::peer::{self, Peers, PeersConfig};
 use super::server::Server;
 use super::signals::Signals;
+use super::snapshot_reads::{SnapshotReads, Wish};
 use super::snapshots::{Snapshots, SnapshotsConfig};
 use crate::config::Fsync;
-use crate::core::{Disagreement, Instant, Node, Now, Output};
+use crate::core::{Disagreement, Instant, Node, Now, Output, ReplyTo};
 use crate::wal::{WalError, Writer};
 
 pub use clients::{Connections, SURPLUS_MAX};
@@ -110,6 +111,9 @@ pub struct Reactor {
     peers: Option<Peers>,
     reader: Option<LogReader>,
     snapshots: Snapshots,
+    /// What clients want of the snapshots, since the last turn, and who reads them.
+    wishes: Vec<Wish>,
+    snapshot_reads: SnapshotReads,
     server: Server,
     /// The read buffer of all connections.
     shared: Box<[u8]>,
@@ -148,6 +152,7 @@ impl Reactor {
         let log = LogThread::start(writer, fsync, Arc::clone(&waker))?;
         let recovered = LogState { term: node.status().term, last: node.status().durable };
         let log = LogQueue::new(log, recovered);
+        let snapshot_reads = SnapshotReads::new(Arc::clone(&snapshots.disk), Arc::clone(&waker));
         let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
@@ -175,6 +180,8 @@ impl Reactor {
             peers,
             reader,
             snapshots,
+            wishes: Vec::new(),
+            snapshot_reads,
             server,
             shared: vec![0; READ_BUFFER_BYTES].into(),
             scratch: Vec::new(),
@@ -278,13 +285,33 @@ impl Reactor {
 
     /// Goes on with a snapshot, and gives up what the newest ones cover.
     fn take_snapshot(&mut self, now: &Now, is_idle: bool) {
+        for wish in self.wishes.drain(..) {
+            match wish {
+                Wish::Take(to) => self.snapshots.demand(to),
+                Wish::Read(to, read) => self.snapshot_reads.submit(to, read),
+            }
+        }
+        for (to, found) in self.snapshot_reads.take_results() {
+            self.complete(to, &found.response());
+        }
         let (node, replies) = (&mut self.node, &mut self.out.replies);
         let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
         if let Some(upto) = upto {
             self.log.release(upto);
         }
-        if !self.out.replies.is_empty() {
+        if !self.out.replies.is_empty() || !self.dirty.is_empty() {
             self.deliver_replies();
+        }
+    }
+
+    /// Brings an answer that is not the core's to its connection.
+    fn complete(&mut self, to: ReplyTo, response: &Response<'_>) {
+        let id = to.connection;
+        let Some(connection) = connection_mut(&mut self.connections, id) else { return };
+        connection.complete(to.tag, response, &mut self.pool);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
         }
     }
 

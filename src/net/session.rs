@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvorum_protocol::{Change, Command, Copies, LogIndex, Op, Quorum, Read, Response, resp};
+use kvorum_protocol::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use kvorum_protocol::{
+    Change, Command, Copies, LogIndex, Op, Quorum, Read, Response, SnapshotRead, resp,
+};
 
 use super::reactor::Connections;
 use super::server::Server;
+use super::snapshot_reads::Wish;
 use crate::core::store::KeyHash;
 use crate::core::{
     Asker, ChangeRefusal, Instant, Node, Now, Options, ReadOutcome, Refusal, ReplyTo, Wait,
@@ -60,6 +64,8 @@ pub struct Turn<'a> {
     pub clients: &'a Connections,
     /// A connection whose outbox reaches to here is not served until it reads.
     pub outbox_end: usize,
+    /// What clients want of this node's snapshots.
+    pub wishes: &'a mut Vec<Wish>,
     /// Room for answers and lists that are put together; no meaning from call to call.
     pub scratch: &'a mut Vec<u8>,
 }
@@ -226,6 +232,18 @@ impl Session {
         };
         let to = ReplyTo { connection: self.id, tag };
         turn.node.wait(turn.now, to, wait)
+    }
+
+    /// Has a snapshot taken; the answer comes under `tag`.
+    pub fn take_snapshot(&self, turn: &mut Turn<'_>, tag: u32) {
+        turn.wishes.push(Wish::Take(ReplyTo { connection: self.id, tag }));
+    }
+
+    /// Has a part of a snapshot read; the answer comes under `tag`.
+    pub fn read_snapshot(&mut self, turn: &mut Turn<'_>, tag: u32, read: SnapshotRead) {
+        let bytes_max = usize::try_from(read.bytes_max).unwrap_or(usize::MAX);
+        self.waiting_bytes += bytes_max.min(SNAPSHOT_CHUNK_BYTES_MAX);
+        turn.wishes.push(Wish::Read(ReplyTo { connection: self.id, tag }, read));
     }
 
     /// Whether so much waits that nothing should be added to it.

@@ -103,7 +103,8 @@ impl TextSession {
                 | Request::Members
                 | Request::WhoIsLeader
                 | Request::Transfer { .. }
-                | Request::ChangeMembers { .. },
+                | Request::ChangeMembers { .. }
+                | Request::Snapshot,
             ) if !self.slots.is_empty() => Some(Pause::Answers),
             _ => None,
         }
@@ -136,6 +137,12 @@ impl TextSession {
                 Ok(ReadOutcome::Ready(response)) => response,
                 Err(refusal) => refusal.response(turn.node.members()),
             },
+            Request::Snapshot => {
+                session.take_snapshot(turn, tag);
+                self.slots.push_waiting(word);
+                return Ok(());
+            }
+            Request::SnapshotRead(_) => unreachable!("no line asks for a part of a snapshot"),
             Request::WhoIsLeader => status::leader(turn),
             Request::Quorum { write, read } => session.set_quorum(turn, *write, *read),
             Request::Transfer { to } => status::transfer(turn, *to),

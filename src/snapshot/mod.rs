@@ -13,6 +13,7 @@
 //! - What can be read back is what was written, or it is refused, with the place named.
 //! - Writing one touches no other.
 
+mod copy;
 mod error;
 mod incoming;
 mod layout;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 
 use kvorum_protocol::LogIndex;
 
+pub use copy::copy;
 pub use error::SnapshotError;
 pub use incoming::Incoming;
 pub use layout::{Fault, snapshot_name};

@@ -5,7 +5,7 @@ use crate::command::{Command, KeyList, check_key};
 use crate::error::DecodeError;
 use crate::limits::{Limits, VOTERS_MAX};
 use crate::membership::Change;
-use crate::request::{Read, Request};
+use crate::request::{Read, Request, SnapshotRead};
 use crate::types::{LogIndex, NodeId, Quorum};
 
 /// What a request asks for. The writes are those of [`crate::command::opcode`].
@@ -32,6 +32,10 @@ pub mod opcode {
     pub const TRANSFER: u8 = 0x14;
     /// Who is in the cluster.
     pub const MEMBERS: u8 = 0x15;
+    /// Takes a snapshot.
+    pub const SNAPSHOT: u8 = 0x16;
+    /// A part of a snapshot.
+    pub const SNAPSHOT_READ: u8 = 0x17;
     /// Changes the members. (0x16 and 0x17 are taken.)
     pub const CHANGE_MEMBERS: u8 = 0x18;
 }
@@ -43,6 +47,7 @@ const FLAG_MIN_VERSION: u8 = 2;
 const HEAD_BYTES: usize = 12;
 const OPERATION_HEADER_BYTES: usize = 4;
 const MIN_VERSION_BYTES: usize = 8;
+const SNAPSHOT_READ_BYTES: usize = 20;
 
 /// What of a frame the length field counts besides the operation.
 const LENGTH_OVERHEAD: usize = HEAD_BYTES - LENGTH_BYTES + CRC_BYTES;
@@ -187,9 +192,10 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
         (opcode::STATUS, []) => Request::Status,
         (opcode::WHO_IS_LEADER, []) => Request::WhoIsLeader,
         (opcode::MEMBERS, []) => Request::Members,
-        (opcode::PING | opcode::STATUS | opcode::WHO_IS_LEADER | opcode::MEMBERS, _) => {
-            return Err(DecodeError::TrailingBytes);
-        }
+        (opcode::SNAPSHOT, []) => Request::Snapshot,
+        (opcode::PING | opcode::STATUS | opcode::WHO_IS_LEADER, _)
+        | (opcode::MEMBERS | opcode::SNAPSHOT, _) => return Err(DecodeError::TrailingBytes),
+        (opcode::SNAPSHOT_READ, rest) => Request::SnapshotRead(decode_snapshot_read(rest)?),
         (opcode::QUORUM, &[write, read]) => {
             let (write, read) = (decode_level(write)?, decode_level(read)?);
             check_read_level(read)?;
@@ -211,6 +217,20 @@ fn decode_other(operation: &[u8]) -> Result<Request<'_>, DecodeError> {
         return Err(DecodeError::Invalid("key_length"));
     }
     Ok(request)
+}
+
+fn decode_snapshot_read(arguments: &[u8]) -> Result<SnapshotRead, DecodeError> {
+    let (index, rest) = arguments.split_first_chunk::<8>().ok_or(DecodeError::Truncated)?;
+    let (offset, rest) = rest.split_first_chunk::<8>().ok_or(DecodeError::Truncated)?;
+    let (bytes_max, rest) = rest.split_first_chunk::<4>().ok_or(DecodeError::Truncated)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::TrailingBytes);
+    }
+    let (index, offset) = (u64::from_le_bytes(*index), u64::from_le_bytes(*offset));
+    match u32::from_le_bytes(*bytes_max) {
+        0 => Err(DecodeError::Invalid("bytes_max")),
+        bytes_max => Ok(SnapshotRead { index: LogIndex(index), offset, bytes_max }),
+    }
 }
 
 fn decode_change(arguments: &[u8]) -> Result<Request<'_>, DecodeError> {
@@ -280,6 +300,13 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, request: &Request<'
         Request::Ping => out.extend_from_slice(&[opcode::PING, 0, 0, 0]),
         Request::Status => out.extend_from_slice(&[opcode::STATUS, 0, 0, 0]),
         Request::Members => out.extend_from_slice(&[opcode::MEMBERS, 0, 0, 0]),
+        Request::Snapshot => out.extend_from_slice(&[opcode::SNAPSHOT, 0, 0, 0]),
+        Request::SnapshotRead(read) => {
+            out.extend_from_slice(&[opcode::SNAPSHOT_READ, 0, 0, 0]);
+            out.extend_from_slice(&read.index.0.to_le_bytes());
+            out.extend_from_slice(&read.offset.to_le_bytes());
+            out.extend_from_slice(&read.bytes_max.to_le_bytes());
+        }
         Request::Quorum { write, read } => {
             let (write, read) = (encode_level(*write), encode_level(*read));
             out.extend_from_slice(&[opcode::QUORUM, 0, 0, 0, write, read]);
@@ -311,9 +338,12 @@ fn operation_len(request: &Request<'_>, min_version: LogIndex) -> usize {
         }
         Request::Quorum { .. } | Request::Transfer { .. } => OPERATION_HEADER_BYTES + 2,
         Request::ChangeMembers { change, .. } => OPERATION_HEADER_BYTES + 8 + change.len(),
-        Request::WhoIsLeader | Request::Ping | Request::Status | Request::Members => {
-            OPERATION_HEADER_BYTES
-        }
+        Request::SnapshotRead(_) => OPERATION_HEADER_BYTES + SNAPSHOT_READ_BYTES,
+        Request::WhoIsLeader
+        | Request::Ping
+        | Request::Status
+        | Request::Members
+        | Request::Snapshot => OPERATION_HEADER_BYTES,
     }
 }
 

@@ -36,6 +36,8 @@ pub mod kind {
     pub const STATUS: u8 = 7;
     /// A [`MembersLine`](crate::MembersLine) in UTF-8.
     pub const MEMBERS: u8 = 8;
+    /// `u64` length of the whole file, then the part; `version` is the index of the snapshot.
+    pub const SNAPSHOT_PART: u8 = 9;
 }
 
 const HEADER_BYTES: usize = 20;
@@ -61,6 +63,7 @@ pub struct ResponseFrame<'a> {
 pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'_>) {
     let count;
     let number;
+    let mut behind: &[u8] = &[];
     let none = LogIndex(0);
     let (status, kind, version, body): (u8, u8, LogIndex, &[u8]) = match *response {
         Response::Value { version, value } => (status::OK, kind::VALUE, version, value),
@@ -82,10 +85,15 @@ pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'
         }
         Response::Status(line) => (status::OK, kind::STATUS, none, line.as_bytes()),
         Response::Members(line) => (status::OK, kind::MEMBERS, none, line.as_bytes()),
+        Response::SnapshotPart { index, total_bytes, bytes } => {
+            number = total_bytes.to_le_bytes();
+            behind = bytes;
+            (status::OK, kind::SNAPSHOT_PART, index, &number)
+        }
         Response::NotLeader { leader } => (status::NOT_LEADER, kind::NONE, none, leader.as_bytes()),
         Response::Error { code, message } => (code as u8, kind::NONE, none, message.as_bytes()),
     };
-    let length = LENGTH_OVERHEAD + body.len();
+    let length = LENGTH_OVERHEAD + body.len() + behind.len();
     let length_field = u32::try_from(length).expect("replies are bounded by REPLY_BYTES_MAX");
     let mut header = [0; HEADER_BYTES];
     header[0..4].copy_from_slice(&length_field.to_le_bytes());
@@ -97,6 +105,7 @@ pub fn encode_response(out: &mut Vec<u8>, request_id: u32, response: &Response<'
     out.reserve(LENGTH_BYTES + length);
     out.extend_from_slice(&header);
     out.extend_from_slice(body);
+    out.extend_from_slice(behind);
     put_crc(out, start);
 }
 
@@ -158,6 +167,11 @@ fn decode_ok(kind: u8, version: LogIndex, body: &[u8]) -> Result<Response<'_>, D
         kind::LEADER => Response::Leader(Some(utf8(body)?)),
         kind::STATUS => Response::Status(utf8(body)?),
         kind::MEMBERS => Response::Members(utf8(body)?),
+        kind::SNAPSHOT_PART => {
+            let (total, bytes) = body.split_first_chunk().ok_or(DecodeError::Truncated)?;
+            let total_bytes = u64::from_le_bytes(*total);
+            Response::SnapshotPart { index: version, total_bytes, bytes }
+        }
         _ => return Err(DecodeError::Invalid("kind")),
     })
 }

@@ -60,6 +60,7 @@ pub fn encode(out: &mut Vec<u8>, version: Version, shape: Shape, response: &Resp
         Response::Leader(Some(address)) => reply.bulk(address.as_bytes()),
         Response::Leader(None) => reply.null(),
         Response::Status(line) | Response::Members(line) => reply.bulk(line.as_bytes()),
+        Response::SnapshotPart { .. } => unreachable!("no command asks for a part of a snapshot"),
         Response::NotLeader { .. } if shape.is_wait() => {
             reply.error(b"ERR WAIT cannot be used with replica instances.");
         }

@@ -200,7 +200,8 @@ fn response(reply: &Reply) -> Option<Response<'_>> {
         Reply::Members(line) => Response::Members(line),
         Reply::NotLeader { leader } => Response::NotLeader { leader },
         Reply::Error { code, message } => Response::Error { code: *code, message },
-        Reply::Values(_) | Reply::Number(_) => return None,
+        Reply::Number(number) => Response::Number(*number),
+        Reply::Values(_) | Reply::SnapshotPart { .. } => return None,
     })
 }
 

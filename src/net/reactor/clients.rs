@@ -115,6 +115,7 @@ impl Reactor {
                 server: &mut self.server,
                 clients: &self.connections,
                 outbox_end: 0,
+                wishes: &mut self.wishes,
                 scratch: &mut self.scratch,
             };
             let next = connection.serve(&mut turn, &mut self.shared, &mut self.pool);
