@@ -118,8 +118,7 @@ impl Recovery {
                 terms: Terms::from_firsts(terms, end.index).expect("a snapshot's head is checked"),
                 ..LogStart::default()
             },
-            // Of a copy there is no log that would say more; and no log says less.
-            term: end.term,
+            term: Term(0),
             voted_for: None,
             own: None,
             lists: vec![(members_index, members)],
