@@ -3,11 +3,13 @@
 //! `cargo bench --bench core` takes a minute. `cargo bench --bench core -- --grow` is another
 //! program: it inserts ten million keys, or as many as a number behind it says, and prints how long
 //! the inserts took and what a key costs in memory. `-- --catch-up` writes logs of two million
-//! entries, or as many as are named, and reads them back as for a follower that lags. Compare
-//! figures of one run on one machine only.
+//! entries, or as many as are named, and reads them back as for a follower that lags.
+//! `-- --snapshot` takes a snapshot of ten million keys, or as many as are named, and loads it.
+//! Compare figures of one run on one machine only.
 
 mod catch_up;
 mod grow;
+mod snapshot;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -48,6 +50,9 @@ fn main() {
     }
     if let Some(entries) = number_behind("--catch-up", 2_000_000) {
         return catch_up::run(entries);
+    }
+    if let Some(keys) = number_behind("--snapshot", 10_000_000) {
+        return snapshot::run(keys);
     }
     let mut criterion = Criterion::default()
         .sample_size(20)

@@ -98,7 +98,7 @@ impl Session {
         })
     }
 
-    /// All that it adds to the state hash under its name.
+    /// All that it adds to the state hash.
     #[must_use]
     pub fn digest(&self, id: LogIndex) -> Sum {
         let mut sum = Sum::default();

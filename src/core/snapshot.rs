@@ -2,11 +2,11 @@
 //! beside keys and sessions to go on from there.
 //!
 //! ```text
-//!  0           8          16         24        28      32          40           48     56              64
-//! +-----------+----------+----------+---------+-------+-----------+------------+------+---------------+
-//! | end.index | end.term | end.time | end.crc | terms | hash_seed | state_hash | keys | members_index |
-//! |    u64    |   u64    |   u64    |   u32   |  u32  |    u64    |    u64     | u64  |      u64      |
-//! +-----------+----------+----------+---------+-------+-----------+------------+------+---------------+
+//!  0           8          16         24        28      32          40           48     56     64
+//! +-----------+----------+----------+---------+-------+-----------+------------+------+-------+
+//! | end.index | end.term | end.time | end.crc | terms | hash_seed | state_hash | keys | list  |
+//! |    u64    |   u64    |   u64    |   u32   |  u32  |    u64    |    u64     | u64  | index |
+//! +-----------+----------+----------+---------+-------+-----------+------------+------+-------+
 //! behind it  per term: first index u64, term u64; then the member list, to the end
 //! ```
 //!
@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn the_state_before_the_first_entry_is_one() {
-        let empty = SnapshotHead { end: LogEnd::default(), terms: Vec::new(), keys: 0, ..head() };
+        let (end, members_index) = (LogEnd::default(), LogIndex(0));
+        let empty = SnapshotHead { end, members_index, terms: Vec::new(), keys: 0, ..head() };
         assert_eq!(SnapshotHead::decode(&encoded(&empty)), Ok(empty));
     }
 

@@ -291,8 +291,7 @@ impl Snapshots {
             return;
         }
         if node.stray_bytes() >= CHUNK_BYTES {
-            self.chunks += 1;
-            send_strays(&self.thread, node);
+            self.chunks += send_strays(&self.thread, node);
         }
         if !is_idle && now.monotonic < walking.slice_at {
             return;
@@ -317,8 +316,7 @@ impl Snapshots {
         let ended = clock.monotonic();
         walking.slice_at = ended.after(ended.since(begun) * PAUSE_FACTOR);
         if slice.is_last {
-            self.chunks += 1;
-            send_strays(&self.thread, node);
+            self.chunks += send_strays(&self.thread, node);
             node.end_snapshot();
             self.thread.submit(Job::Finish);
             self.phase = Phase::Finishing;
@@ -357,9 +355,12 @@ impl Snapshots {
     }
 }
 
-/// Hands over the items that were changed before the walk came to them.
-fn send_strays(thread: &SnapshotThread, node: &mut Node) {
-    let mut strays = Vec::with_capacity(node.stray_bytes());
-    let items = node.take_strays(&mut strays);
-    thread.submit(Job::Strays(items, strays));
+/// Hands over the items that were changed before the walk came to them; answers in how many chunks.
+fn send_strays(thread: &SnapshotThread, node: &mut Node) -> usize {
+    let mut chunks = 0;
+    while let Some((items, strays)) = node.take_strays() {
+        thread.submit(Job::Strays(items, strays));
+        chunks += 1;
+    }
+    chunks
 }

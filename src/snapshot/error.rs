@@ -63,16 +63,6 @@ pub enum SnapshotError {
         /// Of which it should be.
         expected: LogIndex,
     },
-    /// Every checksum is right, and yet the keys and sessions are not those of the node that wrote
-    /// them: its memory was damaged, or its program.
-    OtherState {
-        /// The file.
-        path: PathBuf,
-        /// The state hash of what it holds.
-        found: u64,
-        /// That of the node.
-        expected: u64,
-    },
     /// The bytes of an incoming snapshot do not continue what has come.
     Gap {
         /// The file.
@@ -116,13 +106,6 @@ impl fmt::Display for SnapshotError {
             SnapshotError::OtherIndex { path, found, expected } => write!(
                 f,
                 "{} is the snapshot of index {found}, not of {expected}: move it away",
-                path.display()
-            ),
-            SnapshotError::OtherState { path, found, expected } => write!(
-                f,
-                "{} does not hold the state that was cut: its hash is {found:016x}, not \
-                 {expected:016x}: use an older snapshot, a backup, or let the node copy the data \
-                 from its peers",
                 path.display()
             ),
             SnapshotError::Gap { path, found, expected } => write!(

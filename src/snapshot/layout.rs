@@ -127,6 +127,8 @@ pub enum Fault {
     Twice,
     /// There are not as many of these as the snapshot says.
     Count(&'static str),
+    /// What all chunks hold does not come to the hash of the state that was cut.
+    StateHash,
 }
 
 impl ChunkHeader {
@@ -275,6 +277,7 @@ impl fmt::Display for Fault {
             Fault::TooNew => f.write_str("it holds what changed after the snapshot was cut"),
             Fault::Twice => f.write_str("it holds a key or a session for the second time"),
             Fault::Count(what) => write!(f, "there are not as many {what} as it says"),
+            Fault::StateHash => f.write_str("the snapshot holds another state than was cut"),
         }
     }
 }

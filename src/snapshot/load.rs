@@ -36,7 +36,7 @@ pub fn load(
     let io = |source| SnapshotError::Io { action: "read", path: disk.path(&name), source };
     let contents = disk.read(&name).map_err(io)?;
     let source = Source { disk, name: &name, contents: &contents };
-    let (head, places) = source.outline(cluster)?;
+    let Outline { head, places, last } = source.outline(cluster)?;
     if head.end.index != info.index {
         let (found, expected) = (head.end.index, info.index);
         return Err(SnapshotError::OtherIndex { path: disk.path(&name), found, expected });
@@ -44,11 +44,18 @@ pub fn load(
     let mut state = State::new(head.hash_seed, bounds);
     source.load_sessions(&head, &places, &mut state)?;
     source.load_items(&head, &places, threads, &mut state)?;
-    let (found, expected) = (state.hash(), head.state_hash);
-    if found != expected {
-        return Err(SnapshotError::OtherState { path: disk.path(&name), found, expected });
+    if state.hash() != head.state_hash {
+        return Err(corrupt(disk, &name, &last, Fault::StateHash));
     }
     Ok((head, state))
+}
+
+/// What the headers of a file tell.
+struct Outline {
+    head: SnapshotHead,
+    /// The chunks between the first and the last.
+    places: Vec<Place>,
+    last: Place,
 }
 
 struct Source<'a> {
@@ -61,11 +68,8 @@ struct Source<'a> {
 type Stop = (Place, SnapshotError);
 
 impl<'a> Source<'a> {
-    /// Reads all headers, and what they lead to: the head, and the chunks of the rest.
-    fn outline(
-        &self,
-        cluster: Option<ClusterId>,
-    ) -> Result<(SnapshotHead, Vec<Place>), SnapshotError> {
+    /// Reads all headers, and the first and the last chunk.
+    fn outline(&self, cluster: Option<ClusterId>) -> Result<Outline, SnapshotError> {
         let mut sequence = Sequence::new(self.contents.len() as u64);
         let first = self.next_place(&mut sequence)?;
         let (_, head) = read_head(self.disk, self.name, &first, self.bytes(&first)?, cluster)?;
@@ -81,7 +85,7 @@ impl<'a> Source<'a> {
         if head.keys > sequence.totals().bytes / ITEM_BYTES_MIN {
             return Err(corrupt(self.disk, self.name, &first, Fault::Count("keys")));
         }
-        Ok((head, places))
+        Ok(Outline { head, places, last })
     }
 
     fn next_place(&self, sequence: &mut Sequence) -> Result<Place, SnapshotError> {

@@ -4,9 +4,9 @@
 //! # How to drive it
 //! [`SnapshotWriter`] writes what a walk over the store hands out, on a thread of its own.
 //! [`Incoming`] takes the file of another node. Both give the file its name when it is whole and
-//! durable. At start [`remove_strays`] clears away what a crash has left of that, [`list`] says what
-//! there is, and [`load`] builds the state from the newest that is good. [`verify`] checks every
-//! byte without building anything, and [`Reader`] hands out what is in there.
+//! durable. At start [`remove_strays`] clears away what a crash has left of that, [`list`] says
+//! what there is, and [`load`] builds the state from the newest that is good. [`verify`] checks
+//! every byte without building anything, and [`Reader`] hands out what is in there.
 //!
 //! # What it promises
 //! - A file with the name of a snapshot was whole and durable when it got it.

@@ -9,12 +9,11 @@ use super::layout::{CHUNK_HEADER_BYTES, Fault, HeadBody, Kind};
 use super::sequence::{Place, Sequence};
 use crate::core::SnapshotHead;
 use crate::core::digest::{self, Sum};
-use crate::core::sessions::Session;
 use crate::core::store::Store;
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, ReadFile};
 
-/// Reads one snapshot, in the memory of one chunk. That a key stands there twice shows in the hash
-/// of all, at the end; [`load`](super::load), which has all keys, says where.
+/// Reads one snapshot, in the memory of one chunk. That no key stands there twice is not checked:
+/// that takes as much memory as the keys, and [`load`](super::load) does it.
 pub struct Reader<'a> {
     disk: &'a dyn Disk,
     name: &'a str,
@@ -27,7 +26,7 @@ pub struct Reader<'a> {
     /// Says which shard a key belongs to; it stays empty.
     shards: Store,
     sessions: HashSet<LogIndex>,
-    /// What the items and the sessions so far come to.
+    /// What the items and sessions so far add to the hash of the state.
     sums: (Sum, Sum),
 }
 
@@ -118,8 +117,7 @@ impl<'a> Reader<'a> {
         let place = read_chunk(disk, name, &*file, &mut sequence, &mut buffer)?;
         let (cluster, head) = read_head(disk, name, &place, buffer.as_slice(), cluster)?;
         let shards = Store::new(head.hash_seed);
-        let sessions = HashSet::new();
-        let sums = (Sum::default(), Sum::default());
+        let (sessions, sums) = (HashSet::new(), <(Sum, Sum)>::default());
         Ok(Reader { disk, name, file, sequence, buffer, cluster, head, shards, sessions, sums })
     }
 
@@ -158,20 +156,19 @@ impl<'a> Reader<'a> {
         match place.header.kind {
             Kind::Head => unreachable!("only the first chunk is one"),
             Kind::Sessions => {
-                let sessions = &mut self.sessions;
-                let sum = &mut self.sums.1;
-                let is_new = |id, session: Session| {
+                let (ids, sum) = (&mut self.sessions, &mut self.sums.1);
+                let checked = place.sessions(body, cut, |id, session| {
                     *sum = sum.and(session.digest(id));
-                    sessions.insert(id).then_some(()).ok_or(Fault::Twice)
-                };
-                place.sessions(body, cut, is_new).map_err(corrupt)?;
+                    ids.insert(id).then_some(()).ok_or(Fault::Twice)
+                });
+                checked.map_err(corrupt)?;
                 Ok(Some(Chunk::Sessions { count, body }))
             }
             Kind::Items | Kind::Strays => {
                 let (shards, sum) = (&self.shards, &mut self.sums.0);
                 let checked = place.items(body, cut, |item| {
-                    let shard = shards.shard_of(item.key);
                     sum.add(digest::item(digest::key(item.key), item.version, item.value));
+                    let shard = shards.shard_of(item.key);
                     place.may_hold(shard).then_some(()).ok_or(Fault::ForeignItem)
                 });
                 checked.map_err(corrupt)?;
@@ -182,11 +179,9 @@ impl<'a> Reader<'a> {
             }
             Kind::End => {
                 self.sequence.check_totals(body, self.head.keys).map_err(corrupt)?;
-                let (found, expected) =
-                    (digest::state(self.sums.0, self.sums.1), self.head.state_hash);
-                if found != expected {
-                    let path = self.disk.path(self.name);
-                    return Err(SnapshotError::OtherState { path, found, expected });
+                let (items, sessions) = self.sums;
+                if digest::state(items, sessions) != self.head.state_hash {
+                    return Err(corrupt(Fault::StateHash));
                 }
                 Ok(None)
             }

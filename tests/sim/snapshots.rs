@@ -182,10 +182,10 @@ impl World {
             return Ok(Err(error));
         }
         if is_last || self.chance.happens(0.2) {
-            let mut strays = Vec::new();
-            let items = process.core.take_strays(&mut strays);
-            if let Err(error) = making.writer.strays(items, &strays) {
-                return Ok(Err(error));
+            while let Some((items, strays)) = process.core.take_strays() {
+                if let Err(error) = making.writer.strays(items, &strays) {
+                    return Ok(Err(error));
+                }
             }
         }
         if items > 0 {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum::core::log::LogEnd;
-use kvorum::core::sessions::{Session, Sessions};
+use kvorum::core::outcome::{Applied, Outcome};
+use kvorum::core::sessions::Session;
 use kvorum::core::state::State;
 use kvorum::core::store::EncodedItem;
 use kvorum::core::{SessionBounds, SnapshotHead};
@@ -63,14 +64,8 @@ impl Living {
         if let Ok(known) = outcome
             && known.outcome().is_none()
         {
-            use kvorum::core::outcome::{Applied, Outcome};
             known.note(Outcome { version: index, applied: Applied::Written });
         }
-    }
-
-    /// No session is left.
-    pub fn forget_sessions(&mut self) {
-        self.state.sessions = Sessions::new(SessionBounds::default());
     }
 
     pub fn delete(&mut self, key: u64) {
@@ -134,16 +129,15 @@ impl Living {
             }
             for change in 0..3 {
                 let key = (round * 31 + change * 17) % head.keys.max(1);
-                if change == 1 {
-                    self.delete(key)
-                } else {
-                    self.set(key, round % 50)
+                match change {
+                    1 => self.delete(key),
+                    _ => self.set(key, round % 50),
                 }
                 self.set(head.keys + round, 10);
             }
-            let mut strays = Vec::new();
-            let count = self.state.store.take_strays(&mut strays);
-            writer.strays(count, &strays)?;
+            while let Some((count, strays)) = self.state.store.take_strays() {
+                writer.strays(count, &strays)?;
+            }
             round += 1;
         }
         writer.finish()

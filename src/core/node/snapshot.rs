@@ -73,9 +73,9 @@ impl Node {
         self.state.store.stray_bytes()
     }
 
-    /// Appends these items; answers how many they are.
-    pub fn take_strays(&mut self, out: &mut Vec<u8>) -> u32 {
-        self.state.store.take_strays(out)
+    /// Takes some of these items: how many, and their encoding; `None` when there are none left.
+    pub fn take_strays(&mut self) -> Option<(u32, Vec<u8>)> {
+        self.state.store.take_strays()
     }
 
     /// The snapshot is complete, or given up.

@@ -8,6 +8,8 @@
 //! A table that grows, or that clears away what removals have left in it, moves its items to other
 //! buckets. If the walk stands in its middle, the rest of it becomes strays at that moment.
 
+use std::collections::VecDeque;
+
 use hashbrown::HashTable;
 use kvorum_protocol::LogIndex;
 
@@ -15,6 +17,9 @@ use super::{Item, KeyHash, SHARDS, Store, shard_of};
 
 /// So many buckets are brought near at once, that their cache misses overlap.
 const LOOKAHEAD: usize = 32;
+
+/// Strays are kept in pieces of so many bytes, unless one is larger.
+const STRAY_PIECE_BYTES: usize = 128 << 10;
 
 /// A walk that goes on.
 pub(super) struct Walk {
@@ -24,10 +29,11 @@ pub(super) struct Walk {
     shard: usize,
     /// The first bucket of that shard that it has not passed.
     bucket: usize,
-    /// Encoded items that had to be copied aside.
-    strays: Vec<u8>,
-    /// How many.
-    stray_items: u32,
+    /// Encoded items that had to be copied aside: how many, and their bytes. In pieces, so that none
+    /// ever has to be moved to make room for more.
+    strays: VecDeque<(u32, Vec<u8>)>,
+    /// Sum of the pieces' capacities.
+    stray_bytes: usize,
 }
 
 /// What a slice of a walk has handed out.
@@ -50,8 +56,8 @@ impl Store {
     /// When a walk goes on.
     pub fn begin_walk(&mut self, cut: LogIndex) {
         assert!(self.walk.is_none(), "one walk at a time");
-        let walk = Walk { cut, shard: 0, bucket: 0, strays: Vec::new(), stray_items: 0 };
-        self.walk = Some(walk);
+        let strays = VecDeque::new();
+        self.walk = Some(Walk { cut, shard: 0, bucket: 0, strays, stray_bytes: 0 });
     }
 
     /// Appends the next items to `out`, each as an [`EncodedItem`](super::EncodedItem): passes at
@@ -91,23 +97,20 @@ impl Store {
     /// Bytes held by strays until they are taken. Part of [`bytes`](Store::bytes).
     #[must_use]
     pub fn stray_bytes(&self) -> usize {
-        self.walk.as_ref().map_or(0, |walk| walk.strays.capacity())
+        self.walk.as_ref().map_or(0, |walk| walk.stray_bytes)
     }
 
-    /// Appends the strays to `out`, of any shard and in no order; returns how many. To be called
-    /// often: they grow with every change while the walk goes on.
+    /// Takes some of the strays, of any shards and in no order: how many, and their encoding. `None`
+    /// when there are none left. To be called often: they grow with every change while the walk
+    /// goes on.
     ///
     /// # Panics
     /// When no walk goes on.
-    pub fn take_strays(&mut self, out: &mut Vec<u8>) -> u32 {
+    pub fn take_strays(&mut self) -> Option<(u32, Vec<u8>)> {
         let walk = self.walk.as_mut().expect("a walk goes on");
-        if out.is_empty() {
-            *out = std::mem::take(&mut walk.strays);
-        } else {
-            out.append(&mut walk.strays);
-            walk.strays = Vec::new();
-        }
-        std::mem::take(&mut walk.stray_items)
+        let piece = walk.strays.pop_front()?;
+        walk.stray_bytes -= piece.1.capacity();
+        Some(piece)
     }
 
     /// Ends the walk, through or not, and forgets its strays. Does nothing when none goes on.
@@ -152,10 +155,19 @@ impl Walk {
     }
 
     fn keep(&mut self, item: &Item) {
-        if item.version() <= self.cut {
-            item.encoded().encode(&mut self.strays);
-            self.stray_items += 1;
+        if item.version() > self.cut {
+            return;
         }
+        let bytes = item.bytes();
+        let has_room = |(_, piece): &(u32, Vec<u8>)| piece.capacity() - piece.len() >= bytes;
+        if !self.strays.back().is_some_and(has_room) {
+            let piece = Vec::with_capacity(bytes.max(STRAY_PIECE_BYTES));
+            self.stray_bytes += piece.capacity();
+            self.strays.push_back((0, piece));
+        }
+        let (items, piece) = self.strays.back_mut().expect("there is one with room");
+        item.encoded().encode(piece);
+        *items += 1;
     }
 
     /// Makes strays of what the walk has not passed of the shard that it stands in, and goes on to
