@@ -3,7 +3,7 @@
 use kvorum::core::log::LogEnd;
 use kvorum::core::{Record, Recovery, ReplayError};
 use kvorum::wal::{LogState, RecordView, RecoverySink};
-use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, NodeId, Term};
+use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, MemberList, NodeId, Op, Term};
 
 /// The replicated log, the term and the vote that a sequence of records adds up to.
 #[derive(Clone, Default)]
@@ -12,6 +12,8 @@ pub struct LogImage {
     pub base: LogEnd,
     /// In order, without gaps.
     batches: Vec<Batch>,
+    /// The member lists in it, by their indexes.
+    lists: Vec<(LogIndex, MemberList)>,
     pub term: Term,
     pub voted_for: Option<NodeId>,
     /// Position of the last record.
@@ -30,6 +32,7 @@ impl LogImage {
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
+                self.lists.extend(list_of(batch));
             }
             Record::TermVote { term, voted_for } => {
                 (self.term, self.voted_for) = (*term, *voted_for);
@@ -38,6 +41,7 @@ impl LogImage {
                 if end.index < self.base.index {
                     self.base = *end;
                 }
+                self.lists.retain(|(index, _)| *index <= end.index);
                 let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
                 return self.batches.split_off(kept);
             }
@@ -57,14 +61,23 @@ impl LogImage {
         let old = std::mem::replace(&mut self.batches, decided);
         let kept = LogImage { batches: old, base: self.base, ..LogImage::default() };
         self.base = LogEnd::default();
-        if goes_through(&kept) {
+        let goes_through = goes_through(&kept);
+        if goes_through {
             let behind = kept.batches.partition_point(|b| b.header().last_index() <= end.index);
             self.batches.extend_from_slice(&kept.batches[behind..]);
+        }
+        self.lists = self.batches.iter().filter_map(list_of).collect();
+        if goes_through {
             return Vec::new();
         }
         self.awaits_install = true;
         let is_void = |batch: &Batch| !self.holds(batch.header());
         kept.batches.into_iter().filter(is_void).collect()
+    }
+
+    /// The last member list in it.
+    pub fn list(&self) -> Option<&(LogIndex, MemberList)> {
+        self.lists.last()
     }
 
     /// Index of the last entry.
@@ -88,6 +101,20 @@ impl LogImage {
         let first = self.batches.partition_point(|batch| batch.header().last_index() < from);
         let behind = self.batches.partition_point(|batch| batch.header().first_index < end);
         &self.batches[first..behind.max(first)]
+    }
+}
+
+/// The member list that a batch brings, by its index.
+fn list_of(batch: &Batch) -> Option<(LogIndex, MemberList)> {
+    list_in(batch).map(|list| (batch.header().first_index, list))
+}
+
+/// The member list that a batch brings: always as its only entry.
+pub fn list_in(batch: &Batch) -> Option<MemberList> {
+    let first = batch.entries().next().filter(|_| batch.header().count == 1)?;
+    match first.1.op {
+        Op::Membership(bytes) => Some(MemberList::decode(bytes).expect("a core has made it")),
+        _ => None,
     }
 }
 
@@ -128,6 +155,7 @@ impl RecoverySink for Observed<'_> {
                 // Its batches are the observer's to add, who knows them.
                 self.image.base = *end;
                 self.image.batches.clear();
+                self.image.lists.clear();
                 Record::Install { end: *end }
             }
             RecordView::Mark => unreachable!("marks are not told"),

@@ -11,6 +11,7 @@ use kvorum_protocol::{LogIndex, Op};
 use crate::image::{LogImage, Observed};
 use crate::invariants::{Checked, Violation, ensure};
 use crate::log::{Log, Submitted};
+use crate::members::PROMOTION_LAG_MAX;
 use crate::memory_disk::Loss;
 use crate::network::Place;
 use crate::node::{Input, Process, id_of};
@@ -79,6 +80,8 @@ impl World {
             // This network loses messages of connections that stand.
             resend_timeout: self.options.election_timeout,
             checkpoint_entries: CHECKPOINT_ENTRIES,
+            joins: place >= usize::from(self.options.members()),
+            promotion_lag_max: PROMOTION_LAG_MAX,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };

@@ -11,6 +11,9 @@ use crate::core::time::Instant;
 
 /// Often enough for a busy cluster to compare its states every second, and too rarely to be felt.
 pub const CHECKPOINT_ENTRIES: u64 = 4096;
+/// See [`NodeConfig::promotion_lag_max`]. Under load a member that keeps up lacks some thousand at
+/// any moment.
+const PROMOTION_LAG_MAX: u64 = 16_384;
 
 /// What a node is told once.
 #[derive(Clone, Debug)]
@@ -42,6 +45,9 @@ pub struct NodeConfig {
     /// The hash of the state is noted at the indexes that are a multiple of this: the same on all
     /// nodes of a cluster, or they can not be compared.
     pub checkpoint_entries: u64,
+    /// A learner that lacks more entries than these is not promoted: commits could have to wait for
+    /// it.
+    pub promotion_lag_max: u64,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -62,6 +68,7 @@ impl NodeConfig {
             election_timeout: Duration::from_millis(300),
             resend_timeout: Duration::from_secs(10),
             checkpoint_entries: CHECKPOINT_ENTRIES,
+            promotion_lag_max: PROMOTION_LAG_MAX,
             seed: 1,
         }
     }

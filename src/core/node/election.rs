@@ -78,7 +78,7 @@ impl Node {
         match self.election_deadline {
             None if !self.is_lone_voter() => self.postpone_election(),
             Some(deadline) if self.now < deadline => {}
-            _ if self.raft.is_voter() => self.ask_for_pre_votes(),
+            _ if self.raft.may_stand() => self.ask_for_pre_votes(),
             _ => {
                 // A learner does not stand, but it should not send clients to a dead leader.
                 self.raft.become_follower(None);

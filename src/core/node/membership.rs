@@ -14,10 +14,6 @@ use crate::core::quorum::majority;
 use crate::core::raft::Role;
 use crate::core::time::Now;
 
-/// A learner that lacks more entries than these is not promoted: commits could have to wait for it.
-/// Under load a member that keeps up lacks some thousand at any moment.
-const PROMOTION_LAG_MAX: u64 = 16_384;
-
 /// Why the members are not changed. Nothing is in the log then, and never will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeRefusal {
@@ -226,7 +222,7 @@ impl Node {
         let last = self.log.end().index;
         // What it lacks must be near, and little.
         let is_near = member.matched.next() >= self.log.first_in_memory();
-        if !is_near || last.0 - member.matched.0 > PROMOTION_LAG_MAX {
+        if !is_near || last.0 - member.matched.0 > self.config.promotion_lag_max {
             return Err(ChangeRefusal::Behind { member: id, has: member.matched, last });
         }
         Ok(())
@@ -274,7 +270,7 @@ impl Node {
         let list = self.membership.list();
         let voters: Vec<NodeId> = list.voters().map(|member| member.id).collect();
         self.writes.set_majority(majority(voters.len()));
-        self.raft.set_voters(voters);
+        self.raft.set_voters(voters, self.membership.may_be_voter());
         self.log.set_kept_bytes_max(if self.membership.is_alone() { 0 } else { KEPT_BYTES_MAX });
         if let Some(leading) = &mut self.leading {
             let next = self.log.end().index.next();
@@ -293,7 +289,7 @@ impl Node {
 
     /// More is committed: so may be the list.
     pub(super) fn settle_members(&mut self) {
-        if self.membership.commit(self.log.committed()) && has_bug!(self, ListInForceAtCommit) {
+        if self.membership.commit(self.log.committed()) {
             self.follow_members();
         }
     }

@@ -209,6 +209,7 @@ impl Node {
         if node.log.end().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
+        node.follow_members();
         node.following.matched = node.log.committed();
         node
     }
