@@ -191,12 +191,13 @@ impl Raft {
         self.vote_lsn = vote_lsn;
     }
 
-    /// Other voters are in force. A leader stays one; whether it may, the caller decides.
+    /// Other voters are in force. A leader stays one; whether it may, the caller decides. Who asks
+    /// whether it would be elected has asked others, and gives up.
     ///
     /// # Panics
-    /// When it stands for election: only a follower's log, or a leader's, changes.
+    /// When it stands for election: no log changes meanwhile.
     pub fn set_voters(&mut self, voters: Vec<NodeId>, was_voter: bool) {
-        assert!(!matches!(self.role, Role::PreCandidate | Role::Candidate), "a log at rest");
+        assert!(self.role != Role::Candidate, "a log at rest");
         (self.voters, self.was_voter) = (voters, was_voter);
         if !self.is_leader() {
             self.role = self.idle_role();

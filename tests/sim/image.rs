@@ -32,16 +32,16 @@ impl LogImage {
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
-                self.lists.extend(list_of(batch));
+                self.lists.extend(list_in(batch).map(|list| (batch.header().first_index, list)));
             }
             Record::TermVote { term, voted_for } => {
                 (self.term, self.voted_for) = (*term, *voted_for);
             }
             Record::Truncate { end } => {
+                self.lists.retain(|(index, _)| *index <= end.index);
                 if end.index < self.base.index {
                     self.base = *end;
                 }
-                self.lists.retain(|(index, _)| *index <= end.index);
                 let kept = self.batches.partition_point(|b| b.header().last_index() <= end.index);
                 return self.batches.split_off(kept);
             }
@@ -51,6 +51,11 @@ impl LogImage {
         Vec::new()
     }
 
+    /// The last member list in it.
+    pub fn list(&self) -> Option<&(LogIndex, MemberList)> {
+        self.lists.last()
+    }
+
     /// A snapshot up to `end` takes the place of the log; `decided` are the batches that it stands
     /// for. Answers with the batches that are voided.
     pub fn install(&mut self, end: &LogEnd, decided: Vec<Batch>) -> Vec<Batch> {
@@ -58,26 +63,23 @@ impl LogImage {
             let last = image.batch_at(end.index).map(|batch| LogEnd::of(batch.header()));
             image.base == *end || last == Some(*end)
         };
+        let lists_in = |batches: &[Batch]| -> Vec<(LogIndex, MemberList)> {
+            let all = batches.iter();
+            all.filter_map(|b| Some((b.header().first_index, list_in(b)?))).collect()
+        };
+        self.lists = lists_in(&decided);
         let old = std::mem::replace(&mut self.batches, decided);
         let kept = LogImage { batches: old, base: self.base, ..LogImage::default() };
         self.base = LogEnd::default();
-        let goes_through = goes_through(&kept);
-        if goes_through {
+        if goes_through(&kept) {
             let behind = kept.batches.partition_point(|b| b.header().last_index() <= end.index);
             self.batches.extend_from_slice(&kept.batches[behind..]);
-        }
-        self.lists = self.batches.iter().filter_map(list_of).collect();
-        if goes_through {
+            self.lists.extend(lists_in(&kept.batches[behind..]));
             return Vec::new();
         }
         self.awaits_install = true;
         let is_void = |batch: &Batch| !self.holds(batch.header());
         kept.batches.into_iter().filter(is_void).collect()
-    }
-
-    /// The last member list in it.
-    pub fn list(&self) -> Option<&(LogIndex, MemberList)> {
-        self.lists.last()
     }
 
     /// Index of the last entry.
@@ -102,11 +104,6 @@ impl LogImage {
         let behind = self.batches.partition_point(|batch| batch.header().first_index < end);
         &self.batches[first..behind.max(first)]
     }
-}
-
-/// The member list that a batch brings, by its index.
-fn list_of(batch: &Batch) -> Option<(LogIndex, MemberList)> {
-    list_in(batch).map(|list| (batch.header().first_index, list))
 }
 
 /// The member list that a batch brings: always as its only entry.
@@ -155,7 +152,6 @@ impl RecoverySink for Observed<'_> {
                 // Its batches are the observer's to add, who knows them.
                 self.image.base = *end;
                 self.image.batches.clear();
-                self.image.lists.clear();
                 Record::Install { end: *end }
             }
             RecordView::Mark => unreachable!("marks are not told"),

@@ -79,9 +79,9 @@ impl World {
             election_timeout: self.options.election_timeout,
             // This network loses messages of connections that stand.
             resend_timeout: self.options.election_timeout,
-            checkpoint_entries: CHECKPOINT_ENTRIES,
             joins: place >= usize::from(self.options.members()),
             promotion_lag_max: PROMOTION_LAG_MAX,
+            checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: self.chance.seed(),
             ..NodeConfig::new(id_of(place), self.members.clone())
         };

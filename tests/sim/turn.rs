@@ -116,10 +116,10 @@ impl World {
                 core.member_lost(now, member);
             }
             Input::Fetched(member, from, batches) => core.fetched(now, member, from, batches),
+            Input::Change(change) => self.change_members(place, core, now, &change),
             Input::SnapshotFetched(member, part) => core.snapshot_fetched(now, member, part),
             Input::SnapshotKept(index, offset) => core.snapshot_kept(index, offset),
             Input::Loaded(loaded) => self.install(place, process, now, *loaded)?,
-            Input::Change(change) => self.change_members(place, core, now, &change),
             Input::Transfer(to) => {
                 let begun = core.transfer(now, to);
                 self.note_node(place, || format!("shall hand over to {to:?}: {begun:?}"));
