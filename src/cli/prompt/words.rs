@@ -28,6 +28,7 @@ const VERBS: [Verb; 12] = [
     verb("MEMBER", "add id=client/peer", "adds a node; remove, promote, demote id: the rest of it"),
     verb("STATUS", "", "the state of this node"),
     verb("MEMBERS", "", "everybody in the cluster, with their addresses"),
+    verb("SNAPSHOT", "", "has the node take a snapshot now; its index"),
     verb("PING", "", "whether the node answers"),
     verb("HELP", "", "this list"),
     verb("QUIT", "", "ends the prompt, as Ctrl-D does"),
