@@ -7,7 +7,8 @@ use kvorum_protocol::limits::SESSION_WINDOW_MAX;
 use kvorum_protocol::text::{self, Acknowledgement, Line, LineError, StreamError};
 use kvorum_protocol::{
     Command, DecodeError, ErrorCode, KeyList, Limits, LogIndex, MemberList, MembersLine, NodeId,
-    Op, PairList, Quorum, Read, Request, Response, SessionSequence, ValueList, ValueListBuilder,
+    Op, PairList, Quorum, Read, Request, Response, SessionSequence, SnapshotRead, ValueList,
+    ValueListBuilder,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,6 +33,8 @@ enum Owned {
     Ping,
     Status,
     Members,
+    Snapshot,
+    SnapshotRead(SnapshotRead),
     WhoIsLeader,
 }
 
@@ -60,6 +63,8 @@ impl Owned {
             Owned::Ping => return Request::Ping,
             Owned::Status => return Request::Status,
             Owned::Members => return Request::Members,
+            Owned::Snapshot => return Request::Snapshot,
+            Owned::SnapshotRead(read) => return Request::SnapshotRead(*read),
             Owned::WhoIsLeader => return Request::WhoIsLeader,
             Owned::OpenSession(window) => {
                 return Request::Write(Command::new(Op::OpenSession { window: *window }));
@@ -118,6 +123,10 @@ fn request() -> impl Strategy<Value = Owned> {
         Just(Owned::Ping),
         Just(Owned::Status),
         Just(Owned::Members),
+        Just(Owned::Snapshot),
+        (any::<u64>(), any::<u64>(), 1..=u32::MAX).prop_map(|(index, offset, bytes_max)| {
+            Owned::SnapshotRead(SnapshotRead { index: LogIndex(index), offset, bytes_max })
+        }),
         Just(Owned::WhoIsLeader),
     ]
 }

@@ -3,10 +3,14 @@
 //! Exit codes: 0, it worked; 1, it did not, with one line on standard error that says why; 2, the
 //! command line or the configuration is wrong.
 
+mod backup;
 mod client;
 mod demo;
 mod member;
+mod pairs;
+mod progress;
 mod prompt;
+mod restore;
 mod serve;
 mod servers;
 mod snapshot;
@@ -26,7 +30,6 @@ use crate::net::ServeError;
 use crate::snapshot::SnapshotError;
 use crate::wal::WalError;
 use servers::ClientError;
-use snapshot::SnapshotCommand;
 use wal::WalCommand;
 
 /// A replicated key-value server: durable before acknowledged, linearizable by default.
@@ -94,9 +97,31 @@ enum Command {
     /// Works beside a running node, and on a copy of its directory.
     #[command(subcommand)]
     Wal(WalCommand),
-    /// Look at a snapshot without changing it
-    #[command(subcommand)]
-    Snapshot(SnapshotCommand),
+    /// Have nodes take a snapshot now, or check one
+    ///
+    /// Every server that is named takes one of its present state, and its index is printed when that is
+    /// durable. Nodes do so by themselves too, as their logs grow.
+    Snapshot(snapshot::SnapshotFlags),
+    /// Copy all data of a running cluster to a file
+    ///
+    /// The data of one moment, with everything that was acknowledged before, from the first of the
+    /// servers that answers. FILE is there when it is whole and checked, and not before.
+    Backup(backup::BackupFlags),
+    /// Make a data directory for a new cluster from a backup
+    ///
+    /// No node of the old cluster can join the new one. Prints how to start it. For several nodes,
+    /// restore each of them from the same file, with its own --id and the same --member list.
+    Restore(restore::RestoreFlags),
+    /// Write all keys and values of one moment as JSON lines
+    ///
+    /// One object a line: {"key":"k","value":"v"}. What is not UTF-8 stands in base64, under
+    /// key_base64 or value_base64.
+    Export(pairs::ExportFlags),
+    /// Store the keys and values of JSON lines, as export writes them
+    ///
+    /// Keys that are there are overwritten, others stay. At the first line that is no pair it stops,
+    /// with exit code 1; what came before is stored.
+    Import(pairs::ImportFlags),
 }
 
 /// Why a command did not do what it was asked.
@@ -109,6 +134,9 @@ enum Error {
     Bench(BenchError),
     Wal(WalError),
     Snapshot(SnapshotError),
+    Backup(backup::BackupError),
+    Restore(restore::RestoreError),
+    Import(pairs::ImportError),
     /// What was asked for is not there.
     NotFound,
     /// Some of the nodes did not answer; the table says which.
@@ -135,11 +163,15 @@ impl Error {
             Error::Usage(_) | Error::Config(_) => ExitCode::from(2),
             Error::Client(error) if error.is_wrong_usage() => ExitCode::from(2),
             Error::Bench(error) if error.is_usage() => ExitCode::from(2),
+            Error::Restore(restore::RestoreError::Members(_)) => ExitCode::from(2),
             Error::Serve(_)
             | Error::Client(_)
             | Error::Bench(_)
             | Error::Wal(_)
             | Error::Snapshot(_)
+            | Error::Backup(_)
+            | Error::Restore(_)
+            | Error::Import(_)
             | Error::NotFound
             | Error::Silent
             | Error::NotConnected(_)
@@ -162,6 +194,9 @@ impl fmt::Display for Error {
             Error::Bench(error) => error.fmt(f),
             Error::Wal(error) => error.fmt(f),
             Error::Snapshot(error) => error.fmt(f),
+            Error::Backup(error) => error.fmt(f),
+            Error::Restore(error) => error.fmt(f),
+            Error::Import(error) => error.fmt(f),
             Error::NotFound => f.write_str("NOT_FOUND"),
             Error::Silent => f.write_str("not every server answered"),
             Error::NotConnected(line) => f.write_str(line.strip_prefix("ERROR ").unwrap_or(line)),
@@ -225,6 +260,24 @@ impl From<SnapshotError> for Error {
     }
 }
 
+impl From<backup::BackupError> for Error {
+    fn from(error: backup::BackupError) -> Error {
+        Error::Backup(error)
+    }
+}
+
+impl From<restore::RestoreError> for Error {
+    fn from(error: restore::RestoreError) -> Error {
+        Error::Restore(error)
+    }
+}
+
+impl From<pairs::ImportError> for Error {
+    fn from(error: pairs::ImportError) -> Error {
+        Error::Import(error)
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Error {
         Error::Output(error)
@@ -266,7 +319,11 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
         Some(Command::Wal(command)) => wal::run(&command),
-        Some(Command::Snapshot(command)) => snapshot::run(&command),
+        Some(Command::Snapshot(flags)) => snapshot::run(&flags),
+        Some(Command::Backup(flags)) => backup::run(&flags),
+        Some(Command::Restore(flags)) => restore::run(&flags),
+        Some(Command::Export(flags)) => pairs::export(&flags),
+        Some(Command::Import(flags)) => pairs::import(&flags),
     }
 }
 

@@ -3,7 +3,7 @@
 use kvorum_protocol::binary::RequestHead;
 use kvorum_protocol::{
     Command, ErrorCode, KeyList, Limits, LogIndex, NodeId, Op, PairList, Quorum, Read, Request,
-    Response, SessionSequence, ValueList, ValueListBuilder,
+    Response, SessionSequence, SnapshotRead, ValueList, ValueListBuilder,
 };
 
 /// One word of a meaning.
@@ -96,6 +96,12 @@ impl Meaning {
         let window = self.number("window").map(|window| window.try_into().unwrap());
         let to = self.number("to").map(|id| NodeId(id.try_into().unwrap()));
         let base = self.number("base").map(LogIndex);
+        let number = |name| self.number(name).unwrap_or(0);
+        let part = SnapshotRead {
+            index: LogIndex(number("index")),
+            offset: number("offset"),
+            bytes_max: number("bytes_max").try_into().unwrap(),
+        };
         let Meaning { tokens, scratch } = self;
         let (verb, arguments) = verb_and_arguments(tokens);
         let keys: Vec<&[u8]> = arguments.iter().filter_map(bytes).collect();
@@ -104,6 +110,8 @@ impl Meaning {
             ("PING", []) => Request::Ping,
             ("STATUS", []) => Request::Status,
             ("MEMBERS", []) => Request::Members,
+            ("SNAPSHOT", []) => Request::Snapshot,
+            ("SNAPSHOT_READ", []) => Request::SnapshotRead(part),
             ("WHO_IS_LEADER", []) => Request::WhoIsLeader,
             ("CHANGE_MEMBERS", [change]) => Request::ChangeMembers { change: utf8(change), base },
             ("TRANSFER", []) => Request::Transfer { to },
@@ -124,6 +132,7 @@ impl Meaning {
     pub fn response(&mut self) -> Response<'_> {
         let version = LogIndex(self.number("version").unwrap_or(0));
         let count = self.number("count").map(|count| count.try_into().unwrap());
+        let total = self.number("total").unwrap_or(0);
         let Meaning { tokens, scratch } = self;
         let (name, arguments) = verb_and_arguments(tokens);
         match (name, arguments) {
@@ -138,6 +147,9 @@ impl Meaning {
             ("Leader", [Token::Word(none)]) if none == "none" => Response::Leader(None),
             ("Status", [Token::Bytes(line)]) => Response::Status(utf8(line)),
             ("Members", [Token::Bytes(line)]) => Response::Members(utf8(line)),
+            ("SnapshotPart", [Token::Bytes(bytes)]) => {
+                Response::SnapshotPart { index: version, total_bytes: total, bytes }
+            }
             ("NotLeader", [Token::Bytes(leader)]) => Response::NotLeader { leader: utf8(leader) },
             ("Error", [Token::Word(code), Token::Bytes(message)]) => {
                 Response::Error { code: error_code(code), message: utf8(message) }

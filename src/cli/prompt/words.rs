@@ -14,7 +14,7 @@ const fn verb(name: &'static str, arguments: &'static str, meaning: &'static str
     Verb { name, arguments, meaning }
 }
 
-const VERBS: [Verb; 12] = [
+const VERBS: [Verb; 13] = [
     verb("GET", "key", "the value of a key"),
     verb("SET", "key value", "stores a value: all that stands behind the key, spaces too"),
     verb("DELETE", "key", "removes a key"),
@@ -28,6 +28,7 @@ const VERBS: [Verb; 12] = [
     verb("MEMBER", "add id=client/peer", "adds a node; remove, promote, demote id: the rest of it"),
     verb("STATUS", "", "the state of this node"),
     verb("MEMBERS", "", "everybody in the cluster, with their addresses"),
+    verb("SNAPSHOT", "", "has the node take a snapshot now; its index"),
     verb("PING", "", "whether the node answers"),
     verb("HELP", "", "this list"),
     verb("QUIT", "", "ends the prompt, as Ctrl-D does"),

@@ -1,0 +1,333 @@
+//! `kvorum export` and `kvorum import`: all keys and values as JSON lines.
+//!
+//! One pair a line, an object with exactly two names. What is UTF-8 stands as it is, under `key` and
+//! `value`; what is not stands in base64 (RFC 4648, with padding), under `key_base64` and
+//! `value_base64`:
+//!
+//! ```text
+//! {"key":"greeting","value":"hello"}
+//! {"key":"picture","value_base64":"iVBORw0KGgo="}
+//! ```
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use serde_json::{Map, Value};
+
+use super::Error;
+use super::backup::{PartialFile, Source, refuse_existing};
+use super::progress::Progress;
+use super::servers::{ClientError, ClientFlags};
+use super::snapshot::FileOfDisk;
+use crate::client::{self, Pipeline, PipelineOptions};
+use crate::core::store::EncodedItem;
+use crate::snapshot::{Chunk, Reader, verify};
+
+/// Stands for standard input or output.
+const STANDARD: &str = "-";
+
+/// The longest line that can be a pair: each byte of it as `\u0000`.
+const LINE_BYTES_MAX: u64 = 6 * (KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + 64;
+
+/// Writes that are on their way at once.
+const WRITES_UNDER_WAY: usize = 4096;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportFlags {
+    #[command(flatten)]
+    client: ClientFlags,
+    /// Take the pairs from this backup or snapshot; no server is asked
+    #[arg(long, value_name = "BACKUP")]
+    from: Option<PathBuf>,
+    /// Where the lines go, one pair a line; nothing may be there; - for standard output
+    file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportFlags {
+    #[command(flatten)]
+    client: ClientFlags,
+    /// Where the lines come from; - for standard input
+    file: PathBuf,
+}
+
+/// Why not all pairs were imported.
+#[derive(Debug)]
+pub(super) enum ImportError {
+    /// The file can not be read.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line is no pair, or the cluster does not take it.
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1; `None` for a write that was not the last one on its way.
+        line: Option<u64>,
+        /// What is wrong.
+        what: String,
+        /// So many pairs are stored.
+        stored: u64,
+    },
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImportError::File { path, source } => {
+                write!(f, "{}: {source}: check the path", path.display())
+            }
+            ImportError::Line { path, line, what, stored } => {
+                write!(f, "{}", path.display())?;
+                if let Some(line) = line {
+                    write!(f, ":{line}")?;
+                }
+                write!(
+                    f,
+                    ": {what}; {stored} pairs before it are stored: it is safe to import again"
+                )
+            }
+        }
+    }
+}
+
+// Export
+
+pub(super) fn export(flags: &ExportFlags) -> Result<(), Error> {
+    let is_standard = flags.file == Path::new(STANDARD);
+    if !is_standard {
+        refuse_existing(&flags.file)?;
+    }
+    if let Some(from) = &flags.from {
+        return export_from(from, flags, is_standard);
+    }
+    // The pairs of one moment: by way of a snapshot, which is gone afterwards.
+    let beside = match is_standard {
+        true => std::env::temp_dir().join(format!("kvorum-export-{}", std::process::id())),
+        false => suffixed(&flags.file, ".snapshot"),
+    };
+    let mut fetched = PartialFile::create(&beside)?;
+    fetched.fetch(Source::open(&flags.client)?, "export: reading")?;
+    export_from(fetched.path(), flags, is_standard)
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn export_from(from: &Path, flags: &ExportFlags, is_standard: bool) -> Result<(), Error> {
+    let file = FileOfDisk::find(from)?;
+    // Not a line of what is not sound.
+    let pairs = verify(&file.disk, &file.name, None)?.keys;
+    let reader = Reader::open(&file.disk, &file.name, None)?;
+    if is_standard {
+        let mut out = BufWriter::new(io::stdout().lock());
+        write_pairs(reader, pairs, &mut out)?;
+        return Ok(out.flush()?);
+    }
+    let mut partial = PartialFile::create(&flags.file)?;
+    let mut out = BufWriter::new(partial.file());
+    let written = write_pairs(reader, pairs, &mut out).and_then(|()| Ok(out.flush()?));
+    drop(out);
+    match written {
+        Err(Error::Output(source)) => Err(partial.fail("write", source))?,
+        other => other?,
+    }
+    partial.publish()?;
+    Ok(())
+}
+
+fn write_pairs(mut reader: Reader<'_>, of: u64, out: &mut impl Write) -> Result<(), Error> {
+    let mut progress = Progress::new("export", "pairs");
+    let mut written = 0;
+    while let Some(chunk) = reader.next_chunk()? {
+        let (Chunk::Items { body, .. } | Chunk::Strays { body, .. }) = chunk else { continue };
+        let mut rest = body;
+        while !rest.is_empty() {
+            let item;
+            (item, rest) = EncodedItem::decode(rest).expect("the items were checked");
+            write_pair(item.key, item.value, out)?;
+            written += 1;
+        }
+        progress.at(written, Some(of));
+    }
+    progress.end();
+    Ok(())
+}
+
+fn write_pair(key: &[u8], value: &[u8], out: &mut impl Write) -> io::Result<()> {
+    out.write_all(b"{")?;
+    write_bytes("key", key, out)?;
+    out.write_all(b",")?;
+    write_bytes("value", value, out)?;
+    out.write_all(b"}\n")
+}
+
+fn write_bytes(name: &str, bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
+    match str::from_utf8(bytes) {
+        Ok(text) => {
+            write!(out, "\"{name}\":")?;
+            serde_json::to_writer(out, text).map_err(io::Error::from)
+        }
+        Err(_) => write!(out, "\"{name}_base64\":\"{}\"", BASE64_STANDARD.encode(bytes)),
+    }
+}
+
+// Import
+
+pub(super) fn import(flags: &ImportFlags) -> Result<(), Error> {
+    let path = &flags.file;
+    let fail = |source| ImportError::File { path: path.clone(), source };
+    let input: Box<dyn BufRead> = if path == Path::new(STANDARD) {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(fail)?))
+    };
+    let client = flags.client.client()?;
+    let pipeline = client.pipeline(PipelineOptions::default()).map_err(ClientError::Call)?;
+    let progress = Progress::new("import", "pairs");
+    let mut import = Import { path, pipeline, stored: 0, progress };
+    import.run(input)?;
+    import.progress.end();
+    writeln!(io::stdout(), "imported {} pairs", import.stored)?;
+    Ok(())
+}
+
+struct Import<'a> {
+    path: &'a Path,
+    pipeline: Pipeline,
+    stored: u64,
+    progress: Progress,
+}
+
+impl Import<'_> {
+    fn run(&mut self, mut input: impl BufRead) -> Result<(), ImportError> {
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+            match read {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(source) => {
+                    return Err(ImportError::File { path: self.path.to_owned(), source });
+                }
+            }
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let sent = parse_pair(&line).and_then(|(key, value)| {
+                self.pipeline.set(&key, &value).map_err(|error| error.to_string())
+            });
+            if let Err(what) = sent {
+                // What came before it is on its way.
+                self.take_answers(0)?;
+                return Err(self.stop(Some(number), what));
+            }
+            self.take_answers(WRITES_UNDER_WAY)?;
+        }
+        self.take_answers(0)
+    }
+
+    /// Waits until no more than so many are under way.
+    fn take_answers(&mut self, under_way: usize) -> Result<(), ImportError> {
+        while self.pipeline.in_flight() + self.pipeline.ready() > under_way {
+            let answer: Option<Result<(), client::Error>> =
+                self.pipeline.next().map(|(_, answer)| answer.map(|_| ()));
+            match answer {
+                None => break,
+                Some(Ok(())) => self.stored += 1,
+                Some(Err(error)) => return Err(self.stop(None, error.to_string())),
+            }
+        }
+        self.progress.at(self.stored, None);
+        Ok(())
+    }
+
+    fn stop(&self, line: Option<u64>, what: String) -> ImportError {
+        ImportError::Line { path: self.path.to_owned(), line, what, stored: self.stored }
+    }
+}
+
+/// Reads a line.
+fn parse_pair(line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+    const SHAPE: &str = r#"it is no pair such as {"key":"k","value":"v"}"#;
+    let object: Map<String, Value> =
+        serde_json::from_slice(line).map_err(|error| format!("{SHAPE}: {error}"))?;
+    let (Some(key), Some(value), 2) =
+        (take_bytes("key", &object)?, take_bytes("value", &object)?, object.len())
+    else {
+        return Err(SHAPE.to_owned());
+    };
+    Ok((key, value))
+}
+
+fn take_bytes(name: &str, object: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
+    let encoded = format!("{name}_base64");
+    match (object.get(name), object.get(&encoded)) {
+        (Some(Value::String(text)), None) => Ok(Some(text.clone().into_bytes())),
+        (None, Some(Value::String(text))) => {
+            let bytes = BASE64_STANDARD.decode(text);
+            bytes.map(Some).map_err(|error| format!("{encoded} is no base64: {error}"))
+        }
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_stands_as_it_is_and_other_bytes_in_base64() {
+        let line = |key: &[u8], value: &[u8]| {
+            let mut out = Vec::new();
+            write_pair(key, value, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            line(b"k", "\u{e4}\n\"".as_bytes()),
+            "{\"key\":\"k\",\"value\":\"\u{e4}\\n\\\"\"}\n"
+        );
+        assert_eq!(line(b"\xff", b""), "{\"key_base64\":\"/w==\",\"value\":\"\"}\n");
+    }
+
+    proptest! {
+        #[test]
+        fn every_pair_comes_back(key: Vec<u8>, value: Vec<u8>) {
+            let mut line = Vec::new();
+            write_pair(&key, &value, &mut line).unwrap();
+            prop_assert!(line.len() as u64 <= LINE_BYTES_MAX);
+            prop_assert_eq!(parse_pair(&line), Ok((key, value)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_pair_is_refused() {
+        for (line, expected) in [
+            ("", "EOF"),
+            ("[]", "no pair"),
+            (r#"{"key":"k"}"#, "no pair"),
+            (r#"{"key":"k","value":1}"#, "no pair"),
+            (r#"{"key":"k","value":"v","more":1}"#, "no pair"),
+            (r#"{"key":"k","key_base64":"aw==","value":"v"}"#, "no pair"),
+            (r#"{"key":"k","value_base64":"a"}"#, "value_base64 is no base64"),
+            (r#"{"key":"k","value":"v"} x"#, "trailing"),
+        ] {
+            let error = parse_pair(line.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}
