@@ -360,8 +360,8 @@ pub fn encode_help(out: &mut Vec<u8>) {
         out,
         &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
             QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | \
-            MEMBER add id=client/peer | MEMBER remove|promote|demote id | PING | STATUS | MEMBERS | \
-            SNAPSHOT | HELP | QUIT"],
+            MEMBER add id=client/peer | MEMBER remove|promote|demote id | PING | STATUS | \
+            MEMBERS | SNAPSHOT | HELP | QUIT"],
     );
 }
 
