@@ -252,10 +252,7 @@ impl Invariants {
 
     /// Whether a node is a member by what is decided.
     pub fn is_member(&self, place: Place) -> bool {
-        let lists = self.sealed.iter().filter_map(LogImage::list);
-        let decided = lists.filter(|(index, _)| *index <= self.ledger.end());
-        let last = decided.max_by_key(|(index, _)| *index);
-        last.is_some_and(|(_, list)| list.get(id_of(place)).is_some())
+        self.ledger.members().is_some_and(|list| list.get(id_of(place)).is_some())
     }
 
     /// A node reads part of its log back: as much of what is wanted as there is room for, without
