@@ -14,7 +14,7 @@ const fn verb(name: &'static str, arguments: &'static str, meaning: &'static str
     Verb { name, arguments, meaning }
 }
 
-const VERBS: [Verb; 12] = [
+const VERBS: [Verb; 13] = [
     verb("GET", "key", "the value of a key"),
     verb("SET", "key value", "stores a value: all that stands behind the key, spaces too"),
     verb("DELETE", "key", "removes a key"),
