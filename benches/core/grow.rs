@@ -40,7 +40,8 @@ pub fn run(keys: u64) {
     );
 }
 
-fn histogram() -> Histogram<u64> {
+/// Of nanoseconds, up to ten seconds.
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("good bounds")
 }
 

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
 use kvorum::core::log::LogEnd;
 use kvorum::core::state::State;
 use kvorum::core::{SessionBounds, SnapshotHead};
@@ -12,6 +11,7 @@ use kvorum::disk::FileDisk;
 use kvorum::snapshot::{self, SnapshotInfo, SnapshotWriter};
 use kvorum_protocol::{ClusterId, LogIndex, LogTimeMs, MemberList, NodeId, Term};
 
+use super::grow::histogram;
 use super::{VALUE, numbered};
 
 const CLUSTER: ClusterId = ClusterId(1);
@@ -48,7 +48,7 @@ fn write(keys: u64, disk: &Arc<FileDisk>) -> SnapshotInfo {
         state_hash: state.hash(),
         keys,
     };
-    let mut slices = Histogram::<u64>::new(3).expect("a good precision");
+    let mut slices = histogram();
     let start = Instant::now();
     let mut writer =
         SnapshotWriter::create(disk.clone(), CLUSTER, &head).expect("the disk takes it");

@@ -86,7 +86,9 @@ pub use client::Client;
 pub use connection::{Connection, ConnectionError, Reason, RequestId};
 pub use error::{Cause, Error, ErrorKind};
 pub use failure::Failure;
-pub use kvorum_protocol::{LogIndex, Member, MemberList, MembersLine, NodeId, Quorum, Role};
+pub use kvorum_protocol::{
+    Change, LogIndex, Member, MemberList, MembersLine, NodeId, Quorum, Role,
+};
 pub use options::{CallOptions, Options};
 pub use pipeline::{Outcome, Pipeline, PipelineOptions, Ticket};
 pub use reply::Reply;

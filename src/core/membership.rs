@@ -67,6 +67,12 @@ impl Membership {
         (*index, list)
     }
 
+    /// Whether this node is a voter by the list in force, or by one that may come into force again.
+    pub fn may_be_voter(&self) -> bool {
+        let is_voter = |list: &MemberList| list.voters().any(|voter| voter.id == self.own);
+        self.lists.iter().any(|(_, list)| is_voter(list))
+    }
+
     /// Whether the list in force is committed.
     pub fn is_settled(&self) -> bool {
         self.lists.len() == 1

@@ -43,6 +43,10 @@ pub struct Raft {
     id: NodeId,
     /// Sorted.
     voters: Vec<NodeId>,
+    /// It is a voter by a list that may come into force again. It may be the only one to have the
+    /// entry of the list that leaves it out, and then has to lead until that is committed, without
+    /// counting itself (thesis, section 4.2.2 and figure 4.6).
+    was_voter: bool,
     /// Never goes back.
     term: Term,
     /// At most one vote a term.
@@ -68,6 +72,7 @@ impl Raft {
         let mut raft = Raft {
             id,
             voters,
+            was_voter: false,
             term,
             voted_for,
             vote_lsn: Lsn(0),
@@ -82,23 +87,23 @@ impl Raft {
     }
 
     fn idle_role(&self) -> Role {
-        if self.is_voter() { Role::Follower } else { Role::Learner }
+        if self.may_stand() { Role::Follower } else { Role::Learner }
     }
 
     /// Asks first whether an election would succeed.
     pub fn become_pre_candidate(&mut self) {
-        assert!(self.is_voter() && !self.is_leader());
+        assert!(self.may_stand() && !self.is_leader());
         self.role = Role::PreCandidate;
         self.leader = None;
         self.granted.clear();
         self.refused.clear();
-        self.granted.push(self.id);
+        self.grant(self.id);
     }
 
     /// Starts an election: the next term, with its vote for itself. The caller writes both as the
     /// record at `vote_lsn`.
     pub fn become_candidate(&mut self, vote_lsn: Lsn) {
-        assert!(self.is_voter() && !self.is_leader());
+        assert!(self.may_stand() && !self.is_leader());
         self.term = Term(self.term.0 + 1);
         self.voted_for = Some(self.id);
         self.vote_lsn = vote_lsn;
@@ -106,7 +111,7 @@ impl Raft {
         self.leader = None;
         self.granted.clear();
         self.refused.clear();
-        self.granted.push(self.id);
+        self.grant(self.id);
     }
 
     /// A voter says yes; a repetition changes nothing.
@@ -128,6 +133,12 @@ impl Raft {
         if !self.lost.contains(&voter) {
             self.lost.push(voter);
         }
+    }
+
+    /// Whether a member's process is known to be gone.
+    #[must_use]
+    pub fn is_lost(&self, member: NodeId) -> bool {
+        self.lost.contains(&member)
     }
 
     /// It is there after all, or again.
@@ -180,13 +191,14 @@ impl Raft {
         self.vote_lsn = vote_lsn;
     }
 
-    /// Other voters are in force. A leader stays one; whether it may, the caller decides.
+    /// Other voters are in force. A leader stays one; whether it may, the caller decides. Who asks
+    /// whether it would be elected has asked others, and gives up.
     ///
     /// # Panics
-    /// When it stands for election: only a follower's log, or a leader's, changes.
-    pub fn set_voters(&mut self, voters: Vec<NodeId>) {
-        assert!(!matches!(self.role, Role::PreCandidate | Role::Candidate), "a log at rest");
-        self.voters = voters;
+    /// When it stands for election: no log changes meanwhile.
+    pub fn set_voters(&mut self, voters: Vec<NodeId>, was_voter: bool) {
+        assert!(self.role != Role::Candidate, "a log at rest");
+        (self.voters, self.was_voter) = (voters, was_voter);
         if !self.is_leader() {
             self.role = self.idle_role();
         }
@@ -235,7 +247,13 @@ impl Raft {
         &self.voters
     }
 
-    /// Whether this node votes.
+    /// Whether this node may stand for election.
+    #[must_use]
+    pub fn may_stand(&self) -> bool {
+        self.is_voter() || self.was_voter
+    }
+
+    /// Whether this node is a voter.
     #[must_use]
     pub fn is_voter(&self) -> bool {
         self.voters.contains(&self.id)
@@ -285,14 +303,23 @@ mod tests {
     fn a_role_follows_the_list() {
         let mut raft = Raft::new(NodeId(3), voters(2), Term(0), None);
         assert_eq!(raft.role(), Role::Learner);
-        raft.set_voters(voters(3));
+        raft.set_voters(voters(3), false);
         assert_eq!(raft.role(), Role::Follower);
         raft.become_candidate(Lsn(1));
         raft.grant(NodeId(1));
         raft.become_leader(LogIndex(1));
-        raft.set_voters(voters(2));
+        raft.set_voters(voters(2), true);
         assert!(raft.is_leader() && !raft.is_voter());
         raft.become_follower(None);
+        assert_eq!(raft.role(), Role::Follower);
+        // It may still lead, by the votes of others.
+        raft.become_candidate(Lsn(2));
+        raft.grant(NodeId(1));
+        assert!(!raft.is_granted());
+        raft.grant(NodeId(2));
+        assert!(raft.is_granted());
+        raft.become_follower(None);
+        raft.set_voters(voters(2), false);
         assert_eq!(raft.role(), Role::Learner);
     }
 

@@ -47,7 +47,8 @@ impl Contents {
         // and every kvorum process takes the directory's exclusive lock before it writes there
         // (`FileDisk::open`, the only constructor whose disk maps). Within this process, the only
         // writers are `DiskFile`s; the log reads a segment before it opens it for writing, and
-        // drops the contents first (`settle` in `wal::recovery`). An administrator who edits a
+        // drops the contents first (`settle` in `wal::recovery`); a snapshot is never written once
+        // it has the name under which it is read. An administrator who edits a
         // live log as root is outside of what any program can prove.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(file)? };

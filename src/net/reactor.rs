@@ -61,6 +61,10 @@ const DISK_WAIT: Duration = Duration::from_micros(200);
 /// Without a read for so long, nobody reads.
 const READS_PAUSE: Duration = Duration::from_millis(2);
 
+/// A node that was removed sends its clients to the others for so long before it stops: longer
+/// than a client goes without a new list of the members.
+const RETIREMENT: Duration = Duration::from_secs(2);
+
 /// How long the poll may sleep after the signal.
 const FINISH_POLL: Duration = Duration::from_millis(10);
 
@@ -125,8 +129,8 @@ pub struct Reactor {
     stopping: bool,
     /// See [`Node::members_version`], at the last look.
     members_version: u64,
-    /// The cluster has removed this node.
-    is_removed: bool,
+    /// When this node found that the cluster has removed it.
+    retired_at: Option<Instant>,
 }
 
 impl Reactor {
@@ -190,7 +194,7 @@ impl Reactor {
             read_at: None,
             stopping: false,
             members_version: 0,
-            is_removed: false,
+            retired_at: None,
         })
     }
 
@@ -204,7 +208,7 @@ impl Reactor {
         let mut events = Events::with_capacity(16);
         let has_members = |node: &Node| node.status().durable > LogIndex(0);
         while !(self.node.is_ready() || !self.node.is_alone() && has_members(&self.node)) {
-            if self.stopping || self.is_removed() {
+            if self.stopping || self.is_retired() {
                 return Ok(false);
             }
             self.turn(&mut events)?;
@@ -212,12 +216,21 @@ impl Reactor {
         Ok(true)
     }
 
-    /// A lone node says in the log where others find it.
-    pub fn move_lone(&mut self, own: &Member) {
+    /// A lone node says in the log where others find it, and waits until that is committed.
+    ///
+    /// # Errors
+    /// What makes the process stop.
+    pub fn move_lone(&mut self, own: &Member) -> Result<(), Fatal> {
         let now = self.clock.now();
-        if self.node.move_lone(&now, &own.client, &own.peer) {
-            log::info!("from now on others can join this node at {}", own.peer);
+        if !self.node.move_lone(&now, &own.client, &own.peer) {
+            return Ok(());
         }
+        let mut events = Events::with_capacity(16);
+        while self.node.committed_members().0 < self.node.members_index() && !self.stopping {
+            self.turn(&mut events)?;
+        }
+        log::info!("from now on others can join this node at {}", own.peer);
+        Ok(())
     }
 
     /// Serves until a signal says stop; then everything admitted is durable and answered.
@@ -226,22 +239,35 @@ impl Reactor {
     /// What makes the process stop.
     pub fn run(&mut self) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(1024);
-        while !self.stopping && !self.is_removed() {
+        while !self.stopping && !self.is_retired() {
             self.turn(&mut events)?;
         }
-        let is_removed = self.is_removed();
         self.finish(&mut events)?;
-        if is_removed { Err(Fatal::Removed) } else { Ok(()) }
+        if self.retired_at.is_some() { Err(Fatal::Removed) } else { Ok(()) }
     }
 
-    /// Whether the cluster goes on without this node, and does not need it for that.
-    fn is_removed(&mut self) -> bool {
+    /// Looks whether the log says that the cluster has removed this node. A leader goes on until
+    /// another one leads.
+    fn look_for_removal(&mut self, now: &Now) {
         let version = self.node.members_version();
-        if version != self.members_version {
+        if version != self.members_version && !self.node.leads() {
             self.members_version = version;
-            self.is_removed |= self.node.is_removed();
+            if self.node.is_removed() {
+                self.retire(now);
+            }
         }
-        self.is_removed && !self.node.leads()
+    }
+
+    /// The cluster goes on without this node. Clients that come meanwhile are sent there.
+    fn retire(&mut self, now: &Now) {
+        self.node.retire(now);
+        self.peers = None;
+        self.retired_at = self.retired_at.or(Some(now.monotonic));
+    }
+
+    /// Whether that was long enough ago.
+    fn is_retired(&self) -> bool {
+        self.retired_at.is_some_and(|at| self.clock.monotonic() >= at.after(RETIREMENT))
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), Fatal> {
@@ -258,6 +284,7 @@ impl Reactor {
         let news = self.log.news().map_err(Fatal::Log)?;
         self.take_news(news, &now);
         self.hear_peers(&now)?;
+        self.look_for_removal(&now);
         self.node.tick(&now);
         self.speak(&now);
         self.retry_backlog(&now);
@@ -342,6 +369,7 @@ impl Reactor {
             .min(self.snapshots.deadline())
             .min(self.peers.as_ref().map_or(never, Peers::deadline))
             .min(self.accept_at.unwrap_or(never))
+            .min(self.retired_at.map_or(never, |at| at.after(RETIREMENT)))
             .min(self.sweep_at.unwrap_or(never))
             .min(self.backlog_at.unwrap_or(never));
         (deadline < never).then(|| deadline.since(self.clock.monotonic()))
@@ -415,7 +443,7 @@ impl Reactor {
         match peers.take_verdict() {
             Some(refusal) if refusal.reason == Reason::Removed => {
                 log::info!("{refusal}");
-                self.is_removed = true;
+                self.retire(now);
             }
             Some(refusal) => return Err(Fatal::Forgot(refusal)),
             None => {}

@@ -320,7 +320,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             log::warn!("relaxed: {}", relaxed.words());
         }
         if is_ready {
-            has_moved.iter().for_each(|own| reactor.move_lone(own));
+            has_moved.iter().try_for_each(|own| reactor.move_lone(own))?;
             announce(id, &local.to_string());
         }
         reactor.run()

@@ -140,7 +140,7 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(options: &Options, chance: &mut Chance) -> Clients {
-        let nodes = usize::from(options.members());
+        let nodes = usize::from(options.machines());
         let count = options.clients.count;
         let clients = (0..count).map(|seed| {
             let place = chance.below(nodes);
@@ -262,6 +262,9 @@ impl World {
     }
 
     fn any_quorum(&mut self) -> Option<Quorum> {
+        if self.options.faults.members.is_some() {
+            return None;
+        }
         let count = self.chance.between(1, u64::from(self.options.voters));
         Some(Quorum::Count(u8::try_from(count).expect("voters are few")))
     }
@@ -270,7 +273,7 @@ impl World {
     /// learner too answers it at once.
     fn strict_quorum(&mut self) -> Option<Quorum> {
         let voters = u64::from(self.options.voters);
-        if voters == 1 {
+        if voters == 1 || self.options.faults.members.is_some() {
             return self.chance.one_of(&[None, Some(Quorum::Majority)]);
         }
         let count = self.chance.between(voters / 2 + 1, voters);

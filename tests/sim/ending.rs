@@ -116,7 +116,7 @@ impl World {
         let mut leaders = Vec::new();
         let mut states = Vec::new();
         for (place, machine) in self.machines.iter().enumerate() {
-            if machine.is_out {
+            if machine.is_out || !self.checks.is_member(place) {
                 continue;
             }
             let process = machine.process.as_ref().ok_or(())?;
@@ -167,8 +167,9 @@ impl World {
     fn states_are_equal(&self) -> Checked {
         let ledger = self.checks.ledger();
         let (effects, end) = (ledger.effects(), ledger.end());
-        for machine in &self.machines {
-            let Some(process) = &machine.process else { continue };
+        for (place, machine) in self.machines.iter().enumerate() {
+            let process = machine.process.as_ref().filter(|_| self.checks.is_member(place));
+            let Some(process) = process else { continue };
             let (store, applied) = (process.core.store(), process.core.applied());
             let is_held = |(key, (index, value)): &(&Vec<u8>, &(LogIndex, Vec<u8>))| {
                 store.get(key) == Some((*index, value.as_slice()))

@@ -3,7 +3,7 @@
 use kvorum::core::log::LogEnd;
 use kvorum::core::{Record, Recovery, ReplayError};
 use kvorum::wal::{LogState, RecordView, RecoverySink};
-use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, NodeId, Term};
+use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, MemberList, NodeId, Op, Term};
 
 /// The replicated log, the term and the vote that a sequence of records adds up to.
 #[derive(Clone, Default)]
@@ -12,6 +12,8 @@ pub struct LogImage {
     pub base: LogEnd,
     /// In order, without gaps.
     batches: Vec<Batch>,
+    /// The member lists in it, by their indexes.
+    lists: Vec<(LogIndex, MemberList)>,
     pub term: Term,
     pub voted_for: Option<NodeId>,
     /// Position of the last record.
@@ -30,11 +32,13 @@ impl LogImage {
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
+                self.lists.extend(list_in(batch).map(|list| (batch.header().first_index, list)));
             }
             Record::TermVote { term, voted_for } => {
                 (self.term, self.voted_for) = (*term, *voted_for);
             }
             Record::Truncate { end } => {
+                self.lists.retain(|(index, _)| *index <= end.index);
                 if end.index < self.base.index {
                     self.base = *end;
                 }
@@ -47,6 +51,11 @@ impl LogImage {
         Vec::new()
     }
 
+    /// The last member list in it.
+    pub fn list(&self) -> Option<&(LogIndex, MemberList)> {
+        self.lists.last()
+    }
+
     /// A snapshot up to `end` takes the place of the log; `decided` are the batches that it stands
     /// for. Answers with the batches that are voided.
     pub fn install(&mut self, end: &LogEnd, decided: Vec<Batch>) -> Vec<Batch> {
@@ -54,12 +63,18 @@ impl LogImage {
             let last = image.batch_at(end.index).map(|batch| LogEnd::of(batch.header()));
             image.base == *end || last == Some(*end)
         };
+        let lists_in = |batches: &[Batch]| -> Vec<(LogIndex, MemberList)> {
+            let all = batches.iter();
+            all.filter_map(|b| Some((b.header().first_index, list_in(b)?))).collect()
+        };
+        self.lists = lists_in(&decided);
         let old = std::mem::replace(&mut self.batches, decided);
         let kept = LogImage { batches: old, base: self.base, ..LogImage::default() };
         self.base = LogEnd::default();
         if goes_through(&kept) {
             let behind = kept.batches.partition_point(|b| b.header().last_index() <= end.index);
             self.batches.extend_from_slice(&kept.batches[behind..]);
+            self.lists.extend(lists_in(&kept.batches[behind..]));
             return Vec::new();
         }
         self.awaits_install = true;
@@ -88,6 +103,15 @@ impl LogImage {
         let first = self.batches.partition_point(|batch| batch.header().last_index() < from);
         let behind = self.batches.partition_point(|batch| batch.header().first_index < end);
         &self.batches[first..behind.max(first)]
+    }
+}
+
+/// The member list that a batch brings: always as its only entry.
+pub fn list_in(batch: &Batch) -> Option<MemberList> {
+    let first = batch.entries().next().filter(|_| batch.header().count == 1)?;
+    match first.1.op {
+        Op::Membership(bytes) => Some(MemberList::decode(bytes).expect("a core has made it")),
+        _ => None,
     }
 }
 

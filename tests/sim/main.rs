@@ -6,7 +6,8 @@
 //! # Reading it
 //! - [`world`]: what happens, one event after the other; [`turn`]: what a process does;
 //!   [`life`]: how it begins and ends; [`wire`]: what nodes say, as the frames that they send.
-//! - [`options`]: what one seed is about; [`nemesis`]: what goes wrong.
+//! - [`options`]: what one seed is about; [`nemesis`]: what goes wrong; [`members`]: who comes and
+//!   goes.
 //! - [`invariants`]: what must always be true; [`ending`]: what must come true when all faults end;
 //!   [`clients`]: what clients may see; [`sessions`]: how they send again what may be lost.
 //!
@@ -41,6 +42,7 @@ mod image;
 mod invariants;
 mod life;
 mod log;
+mod members;
 mod nemesis;
 mod network;
 mod node;

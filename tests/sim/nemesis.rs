@@ -23,17 +23,19 @@ pub enum Fault {
     FullDisk,
     Transfer,
     Damage,
+    Members,
 }
 
 use Fault::{
-    Clog, Crash, Damage, DiskError, FullDisk, Partition, Pause, Reset, Transfer, WallJump,
+    Clog, Crash, Damage, DiskError, FullDisk, Members, Partition, Pause, Reset, Transfer, WallJump,
 };
 
 impl World {
     pub fn begin_trouble(&mut self) {
-        for fault in
-            [Crash, Pause, Partition, Clog, Reset, WallJump, DiskError, FullDisk, Transfer, Damage]
-        {
+        for fault in [
+            Crash, Pause, Partition, Clog, Reset, WallJump, DiskError, FullDisk, Transfer, Damage,
+            Members,
+        ] {
             self.schedule_fault(fault);
         }
     }
@@ -51,6 +53,7 @@ impl World {
             FullDisk => faults.full_disk,
             Transfer => faults.transfer,
             Damage => faults.damage,
+            Members => faults.members,
         };
         if let Some(every) = every {
             let at = self.now + self.chance.wait(every);
@@ -81,6 +84,7 @@ impl World {
             FullDisk => self.fill_disk(place),
             Transfer => self.ask_for_transfer(place),
             Damage => return self.damage(place),
+            Members => self.ask_for_change(place),
         }
         Ok(())
     }

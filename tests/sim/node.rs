@@ -7,7 +7,7 @@ use kvorum::core::state::State;
 use kvorum::core::{Node, Output, SnapshotPart};
 use kvorum::wal::Fetcher;
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, LogIndex, NodeId};
+use kvorum_protocol::{Batch, Change, LogIndex, NodeId};
 
 use crate::clients::OpNumber;
 use crate::clock::Clock;
@@ -35,7 +35,7 @@ pub struct Machine {
     pub fills_at_roll: bool,
     /// A sector was damaged: the log may refuse to open.
     pub is_damaged: bool,
-    /// The log has refused, for good.
+    /// The log has refused, for good; or it is no member, not yet or not any more.
     pub is_out: bool,
     /// An operation of the disk is going to fail.
     pub is_doomed: bool,
@@ -62,6 +62,8 @@ pub struct Process {
     pub last_writes: BTreeMap<u64, LogIndex>,
     /// When the log wants to be tended.
     pub tend_at: Option<Time>,
+    /// Which members its connections are with: [`Node::members_version`].
+    pub members_version: u64,
     /// How many turns in a row have wanted the next one at once.
     pub hurries: u32,
     pub scratch: Vec<u8>,
@@ -79,6 +81,8 @@ pub enum Input {
     Loaded(Box<(SnapshotHead, State)>),
     /// An operator asks for it.
     Transfer(Option<NodeId>),
+    /// The same.
+    Change(Change),
 }
 
 impl Machine {
@@ -119,6 +123,7 @@ impl Process {
             waiting: BTreeMap::new(),
             last_writes: BTreeMap::new(),
             tend_at: None,
+            members_version: 0,
             hurries: 0,
             scratch: Vec::new(),
         }

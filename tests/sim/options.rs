@@ -19,6 +19,8 @@ pub const STRAY_MAX: Time = 5 * SECOND;
 pub struct Options {
     pub voters: u16,
     pub learners: u16,
+    /// Machines that are no members at first.
+    pub spares: u16,
     pub heartbeat: Duration,
     pub election_timeout: Duration,
     pub quorum_timeout: Duration,
@@ -99,6 +101,8 @@ pub struct Faults {
     pub transfer: Option<Time>,
     /// A node that is down finds a damaged sector when it comes back.
     pub damage: Option<Time>,
+    /// An operator changes the members.
+    pub members: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
@@ -117,7 +121,8 @@ impl Options {
         let voters = chance.weighted(&[(2, 1), (1, 2), (8, 3), (1, 4), (5, 5)]);
         let learners = chance.weighted(&[(4, 0), (2, 1), (1, 2)]);
         let (heartbeat, election) = chance.one_of(&[(20, 100), (50, 300), (50, 300), (100, 1000)]);
-        Options {
+        let mut options = Options {
+            spares: 0,
             voters,
             learners,
             heartbeat: Duration::from_millis(heartbeat),
@@ -131,11 +136,24 @@ impl Options {
             network: NetworkOptions::draw(chance),
             disk: DiskOptions::draw(chance),
             faults: Faults::draw(chance),
+        };
+        if options.faults.members.is_some() {
+            options.spares = chance.one_of(&[1, 2, 3]);
+            // How many disks may be damaged, and what a W or R of a number promises, depends on how
+            // many voters there are.
+            options.faults.damage = None;
+            options.clients.relaxed = false;
         }
+        options
     }
 
+    /// Those of the first boot.
     pub fn members(&self) -> u16 {
         self.voters + self.learners
+    }
+
+    pub fn machines(&self) -> u16 {
+        self.members() + self.spares
     }
 }
 
@@ -209,6 +227,7 @@ impl Faults {
             full_disk: class(chance),
             transfer: class(chance),
             damage: class(chance),
+            members: class(chance),
         }
     }
 }

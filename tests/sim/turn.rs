@@ -11,6 +11,7 @@ use kvorum_protocol::{Command, LogIndex, Lsn, MemberList, NodeId, Op, Read};
 
 use crate::clients::{OpNumber, Told, Wish, key_bytes};
 use crate::invariants::{Checked, ensure};
+use crate::members::OPERATOR;
 use crate::network::Place;
 use crate::node::{Input, Process, place_of};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
@@ -49,6 +50,10 @@ impl World {
         let machine = &mut self.machines[place];
         machine.process = Some(process);
         checked?;
+        if self.leave_removed(place) {
+            return Ok(());
+        }
+        let machine = &mut self.machines[place];
         let local = machine.clock.now(self.now).monotonic;
         let process = machine.process.as_mut().expect("it was put back");
         process.hurries = if deadline > local { 0 } else { process.hurries + 1 };
@@ -111,6 +116,7 @@ impl World {
                 core.member_lost(now, member);
             }
             Input::Fetched(member, from, batches) => core.fetched(now, member, from, batches),
+            Input::Change(change) => self.change_members(place, core, now, &change),
             Input::SnapshotFetched(member, part) => core.snapshot_fetched(now, member, part),
             Input::SnapshotKept(index, offset) => core.snapshot_kept(index, offset),
             Input::Loaded(loaded) => self.install(place, process, now, *loaded)?,
@@ -131,7 +137,8 @@ impl World {
             self.note_node(place, || format!("seals {lsn}: {}", words_of_record(record)));
             self.checks.seals(place, *lsn, record)?;
         }
-        let status = process.core.status();
+        let (status, core) = (process.core.status(), &process.core);
+        self.checks.goes_by(place, core.members_index(), core.members())?;
         self.checks.shows(place, &status)?;
         if self.bug != Some(Bug::DeleteSkipped) {
             self.checks.hashes(place, status.applied, process.core.state().hash())?;
@@ -266,7 +273,7 @@ impl World {
 
     /// An answer leaves a node: what it says is checked before anybody hears it.
     fn answer(&mut self, place: Place, number: OpNumber, told: Told) -> Checked {
-        let voters = usize::from(self.options.voters);
+        let voters = self.checks.voters_of(place);
         let op = self.clients.op(number);
         let write = self.clients.write(op, voters);
         let course = self.clients.course(op);
@@ -389,7 +396,8 @@ impl Said {
         self.fetches.append(&mut out.fetches);
         self.snapshot_fetches.append(&mut out.snapshot_fetches);
         self.snapshot_parts.append(&mut out.snapshot_parts);
-        let answers = out.replies.iter().map(|reply| {
+        let of_clients = out.replies.iter().filter(|reply| reply.to.connection != OPERATOR);
+        let answers = of_clients.map(|reply| {
             let told = match &reply.answer {
                 Answer::Refused(refusal) => Told::Refused(*refusal),
                 answer => Told::from(&out.response(answer, members)),

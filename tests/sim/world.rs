@@ -141,12 +141,15 @@ impl World {
     pub fn new(seed: u64, bug: Option<Bug>, trace: Trace) -> World {
         let mut chance = Chance::new(seed);
         let options = Options::draw(&mut chance);
-        let nodes = usize::from(options.members());
+        let nodes = usize::from(options.machines());
+        let first = usize::from(options.members());
         let machines = (0..nodes)
             .map(|place| {
                 let drift = options.faults.drift;
                 let pace = chance.between(1000 - drift, 1000 + drift);
-                Machine::new(place, Clock { pace, wall_offset_ms: 0 })
+                let mut machine = Machine::new(place, Clock { pace, wall_offset_ms: 0 });
+                machine.is_out = place >= first;
+                machine
             })
             .collect();
         World {
@@ -156,7 +159,7 @@ impl World {
             machines,
             network: Network::new(nodes, options.network.clone()),
             clients: Clients::new(&options, &mut chance),
-            checks: Invariants::new(usize::from(options.voters), nodes, options.sessions.bounds),
+            checks: Invariants::new(nodes, options.sessions.bounds),
             trace,
             members: members(&options),
             ending: Ending::Trouble,
@@ -274,6 +277,11 @@ impl World {
             self.queue.schedule(again, Event::Connect(one, other));
             return;
         }
+        for (one, other) in [(one, other), (other, one)] {
+            if self.knows_removed(one, other) {
+                return self.dismiss(other);
+            }
+        }
         self.network.connect(one, other);
         self.note("net", || format!("n{} and n{} are connected", one + 1, other + 1));
         self.give(one, Input::Joined(id_of(other)));
@@ -312,7 +320,7 @@ fn members(options: &Options) -> MemberList {
         let id = NodeId(place + 1);
         Member { id, role, client: format!("n:{id}"), peer: format!("n:{}", 1000 + id.0) }
     };
-    if options.members() == 1 {
+    if options.machines() == 1 {
         return MemberList::lone(NodeId(1), "n:1").expect("a good address");
     }
     MemberList::new((0..options.members()).map(member).collect()).expect("good addresses")

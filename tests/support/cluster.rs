@@ -18,7 +18,7 @@ pub struct Cluster {
     /// The member list, as every node is told it.
     members: Vec<String>,
     arguments: Vec<String>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// Where a node is, and how it is run.
@@ -45,6 +45,8 @@ struct Node {
     place: Place,
     data: PathBuf,
     server: Option<Server>,
+    /// What it is told of the others and of itself, if that is not the member list.
+    told: Option<Vec<String>>,
 }
 
 impl Cluster {
@@ -76,15 +78,30 @@ impl Cluster {
             let flag = if id <= voters { "--member" } else { "--learner" };
             members.extend([flag.to_owned(), format!("{id}={}/{}", place.client, place.peer)]);
             let data = directory.path().join(format!("node{id}"));
-            nodes.push(Node { place, data, server: None });
+            nodes.push(Node { place, data, server: None, told: None });
         }
         Cluster {
             nodes,
             voters,
             members,
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// One more node, which is not started: it shall join those that run now.
+    pub fn add_node(&mut self) -> usize {
+        let id = self.nodes.len() + 1;
+        let servers: Vec<&str> = self.running().map(|id| self.address(id)).collect();
+        let told = Some(vec!["--join".to_owned(), servers.join(",")]);
+        let data = self.directory.path().join(format!("node{id}"));
+        self.nodes.push(Node { place: Place::free(), data, server: None, told });
+        id
+    }
+
+    /// From its next start on a node is told nothing of the others.
+    pub fn tell_nothing(&mut self, id: usize) {
+        self.nodes[id - 1].told = Some(Vec::new());
     }
 
     /// Starts a node, for the first time or again.
@@ -105,14 +122,22 @@ impl Cluster {
 
     fn try_start(&mut self, id: usize, more: &[&str]) -> Result<(), Exit> {
         assert!(self.nodes[id - 1].server.is_none(), "node {id} runs");
-        let Node { place, data, .. } = &self.nodes[id - 1];
+        let Node { place, data, told, .. } = &self.nodes[id - 1];
         let number = id.to_string();
-        let own = ["--id", &number, "--listen", &place.client];
-        let given = self.members.iter().chain(&self.arguments).chain(&place.arguments);
+        let own = match told {
+            None => vec!["--id", &number, "--listen", &place.client],
+            Some(_) => vec!["--id", &number],
+        };
+        let told_itself = told.is_some();
+        let told = told.as_ref().unwrap_or(&self.members);
+        let given = told.iter().chain(&self.arguments).chain(&place.arguments);
         let given = given.map(String::as_str);
         let arguments: Vec<&str> =
             own.into_iter().chain(given).chain(more.iter().copied()).collect();
-        let server = Server::try_start_under(&place.under, data, &arguments)?;
+        let server = match told_itself {
+            true => Server::try_start_at_home(data, &arguments)?,
+            false => Server::try_start_under(&place.under, data, &arguments)?,
+        };
         self.nodes[id - 1].server = Some(server);
         Ok(())
     }
@@ -148,8 +173,7 @@ impl Cluster {
 
     /// Where a node serves its peers, whether or not it runs.
     pub fn peer_address(&self, id: usize) -> &str {
-        let (_, peer) = self.members[2 * id - 1].split_once('/').expect("a member has both");
-        peer
+        &self.nodes[id - 1].place.peer
     }
 
     /// The member list, as every node is told it.

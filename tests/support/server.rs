@@ -190,11 +190,24 @@ impl Server {
         server
     }
 
-    fn try_start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
+    /// Starts a server that finds out by itself where to listen.
+    pub fn try_start_at_home(data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
+        Server::try_start_exactly(kvorum(), data, arguments)
+    }
+
+    fn try_start_by(command: Command, data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
+        let anywhere = ["--listen", "127.0.0.1:0"];
+        let is_told = arguments.contains(&"--listen");
+        let listen = if is_told { &[][..] } else { &anywhere };
+        Server::try_start_exactly(command, data, &[arguments, listen].concat())
+    }
+
+    fn try_start_exactly(
+        mut command: Command,
+        data: &Path,
+        arguments: &[&str],
+    ) -> Result<Server, Exit> {
         command.arg("serve").arg("--data").arg(data).args(arguments);
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
         let mut process = Process::spawn(command);
         let Some(ready_line) = process.line() else { return Err(process.wait()) };
         let address = ready_line

@@ -24,7 +24,7 @@ const ROUND_TRIP_WEIGHT: u32 = 8;
 const EXPLORE_ONE_IN: u32 = 64;
 
 /// How old the list of members may become while the client is in use.
-const MEMBERS_AGE_MAX: Duration = Duration::from_secs(30);
+const MEMBERS_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// When nobody has told who the members are: how long after the last question to ask again.
 const MEMBERS_ASK_INTERVAL: Duration = Duration::from_secs(1);

@@ -9,6 +9,10 @@ use crate::core::raft::Role;
 use crate::core::store::KeyHash;
 use crate::core::time::Instant;
 
+/// See [`NodeConfig::promotion_lag_max`]. Under load a member that keeps up lacks some thousand at
+/// any moment.
+const PROMOTION_LAG_MAX: u64 = 16_384;
+
 /// Often enough for a busy cluster to compare its states every second, and too rarely to be felt.
 pub const CHECKPOINT_ENTRIES: u64 = 4096;
 
@@ -39,6 +43,9 @@ pub struct NodeConfig {
     /// longer one each time. A connection loses nothing unless it breaks, which is told at once:
     /// so this may be long, and has to be for slow links.
     pub resend_timeout: Duration,
+    /// A learner that lacks more entries than these is not promoted: commits could have to wait for
+    /// it.
+    pub promotion_lag_max: u64,
     /// The hash of the state is noted at the indexes that are a multiple of this: the same on all
     /// nodes of a cluster, or they can not be compared.
     pub checkpoint_entries: u64,
@@ -61,6 +68,7 @@ impl NodeConfig {
             heartbeat: Duration::from_millis(50),
             election_timeout: Duration::from_millis(300),
             resend_timeout: Duration::from_secs(10),
+            promotion_lag_max: PROMOTION_LAG_MAX,
             checkpoint_entries: CHECKPOINT_ENTRIES,
             seed: 1,
         }

@@ -62,6 +62,10 @@ impl Node {
     }
 
     pub(super) fn tick_election(&mut self) {
+        if self.is_retired {
+            self.election_deadline = Some(Instant::NEVER);
+            return;
+        }
         if self.raft.vote_lsn() > self.log.durable_lsn() {
             // On a slow disk an election takes long. Who began another one meanwhile would never
             // end any; the time counts from when the others hear of this one.
@@ -74,7 +78,7 @@ impl Node {
         match self.election_deadline {
             None if !self.is_lone_voter() => self.postpone_election(),
             Some(deadline) if self.now < deadline => {}
-            _ if self.raft.is_voter() => self.ask_for_pre_votes(),
+            _ if self.raft.may_stand() => self.ask_for_pre_votes(),
             _ => {
                 // A learner does not stand, but it should not send clients to a dead leader.
                 self.raft.become_follower(None);
@@ -179,6 +183,9 @@ impl Node {
     pub(super) fn leave_office(&mut self) {
         let Some(leading) = self.leading.take() else { return };
         let leading = *leading;
+        if !self.raft.is_voter() {
+            self.successor = leading.transfer.map(|transfer| transfer.to);
+        }
         let waiters_survive = has_bug!(self, WaitersSurviveLeadership);
         let replies = &mut self.replies;
         if !waiters_survive {
@@ -306,6 +313,7 @@ impl Node {
     /// A leader of the current term shows itself.
     pub(super) fn follow(&mut self, leader: NodeId) {
         if self.raft.leader() != Some(leader) {
+            self.successor = None;
             self.raft.become_follower(Some(leader));
             self.asks.repeat();
         }

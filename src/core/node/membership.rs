@@ -7,16 +7,12 @@ use kvorum_protocol::{
     Change, ChangeError, Command, ErrorCode, LogIndex, MemberList, NodeId, Op, Role as MemberRole,
 };
 
-use super::{KEPT_BYTES_MAX, Node, has_bug};
+use super::{KEPT_BYTES_MAX, Node, has_bug, refuse};
 use crate::core::output::{Refusal, ReplyTo};
 use crate::core::progress::Progress;
 use crate::core::quorum::majority;
 use crate::core::raft::Role;
 use crate::core::time::Now;
-
-/// A learner that lacks more entries than these is not promoted: commits could have to wait for it.
-/// Under load a member that keeps up lacks some thousand at any moment.
-const PROMOTION_LAG_MAX: u64 = 16_384;
 
 /// Why the members are not changed. Nothing is in the log then, and never will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +206,8 @@ impl Node {
 
     fn is_recent(&self, member: &Progress) -> bool {
         let timeout = self.config.election_timeout;
-        member.heard_at.is_some_and(|heard_at| self.now.since(heard_at) < timeout)
+        let is_heard = |heard_at| self.now.since(heard_at) < timeout;
+        member.heard_at.is_some_and(is_heard) && !self.raft.is_lost(member.id)
     }
 
     /// A blank voter would hold up all commits that need it.
@@ -225,7 +222,7 @@ impl Node {
         let last = self.log.end().index;
         // What it lacks must be near, and little.
         let is_near = member.matched.next() >= self.log.first_in_memory();
-        if !is_near || last.0 - member.matched.0 > PROMOTION_LAG_MAX {
+        if !is_near || last.0 - member.matched.0 > self.config.promotion_lag_max {
             return Err(ChangeRefusal::Behind { member: id, has: member.matched, last });
         }
         Ok(())
@@ -273,7 +270,7 @@ impl Node {
         let list = self.membership.list();
         let voters: Vec<NodeId> = list.voters().map(|member| member.id).collect();
         self.writes.set_majority(majority(voters.len()));
-        self.raft.set_voters(voters);
+        self.raft.set_voters(voters, self.membership.may_be_voter());
         self.log.set_kept_bytes_max(if self.membership.is_alone() { 0 } else { KEPT_BYTES_MAX });
         if let Some(leading) = &mut self.leading {
             let next = self.log.end().index.next();
@@ -292,7 +289,7 @@ impl Node {
 
     /// More is committed: so may be the list.
     pub(super) fn settle_members(&mut self) {
-        if self.membership.commit(self.log.committed()) && has_bug!(self, ListInForceAtCommit) {
+        if self.membership.commit(self.log.committed()) {
             self.follow_members();
         }
     }
@@ -315,6 +312,18 @@ impl Node {
             // None was heard of lately. Whoever comes back first stands for election.
             self.leave_office();
         }
+    }
+
+    /// The cluster has removed this node and talks to it no more: it asks nobody, stands for
+    /// nothing, and sends its clients to whoever led when it last heard of that.
+    pub fn retire(&mut self, now: &Now) {
+        self.now = now.monotonic;
+        self.leave_office();
+        self.successor = self.raft.leader().or(self.successor);
+        self.is_retired = true;
+        self.raft.become_follower(None);
+        let (refusal, replies) = (self.not_leader(), &mut self.replies);
+        self.asks.void(|to| refuse(replies, to, refusal));
     }
 
     // Getters

@@ -106,6 +106,10 @@ pub struct Node {
     snapshot_parts: Vec<(NodeId, SnapshotChunk)>,
     /// Answers made outside `poll`.
     replies: Vec<Reply>,
+    /// Whom a node names as the leader that was removed and hears nothing any more.
+    successor: Option<NodeId>,
+    /// The cluster goes on without this node.
+    is_retired: bool,
     /// When to stand for election; `None` before the first tick.
     election_deadline: Option<Instant>,
     /// The record of the current term and vote was on its way to the disk at the last tick.
@@ -181,6 +185,8 @@ impl Node {
             fetching_snapshot: Vec::new(),
             snapshot_parts: Vec::new(),
             replies: Vec::new(),
+            successor: None,
+            is_retired: false,
             election_deadline: None,
             votes_soon: false,
             room: Room::new(log_room_bytes),
@@ -203,6 +209,7 @@ impl Node {
         if node.log.end().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
+        node.follow_members();
         node.following.matched = node.log.committed();
         node
     }

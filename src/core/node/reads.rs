@@ -154,7 +154,7 @@ impl Node {
             Quorum::All | Quorum::Count(_) => Kind::Voters(voters),
         };
         if kind == Kind::Leader && self.raft.leader().is_none() {
-            return Err(Refusal::NoLeader);
+            return Err(self.not_leader());
         }
         if self.is_full_of_reads(asker.after) {
             return Ok(ReadOutcome::Later);

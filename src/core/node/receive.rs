@@ -90,9 +90,9 @@ impl Node {
                 Ok(())
             }
             Message::VoteRequest { last, last_term, .. } => {
-                if self.raft.is_voter() {
-                    self.on_vote_request(from, last, last_term);
-                }
+                // Also when this node is no voter by its own list: the candidate may have a newer
+                // one, and only the votes of that one's voters count.
+                self.on_vote_request(from, last, last_term);
                 Ok(())
             }
             Message::VoteReply { granted, .. } => {

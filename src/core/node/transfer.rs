@@ -15,7 +15,8 @@ const STALL_MAX: Duration = Duration::from_secs(1);
 /// Leadership on its way to another voter. Meanwhile no writes are admitted.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    to: NodeId,
+    /// Which.
+    pub to: NodeId,
     /// When it is given up.
     pub deadline: Instant,
     /// The voter was told to stand.

@@ -169,7 +169,7 @@ impl Node {
     }
 
     pub(super) fn not_leader(&self) -> Refusal {
-        match self.raft.leader() {
+        match self.raft.leader().or(self.successor) {
             Some(leader) => Refusal::NotLeader { leader },
             None => Refusal::NoLeader,
         }

@@ -29,8 +29,8 @@ pub(super) struct Walk {
     shard: usize,
     /// The first bucket of that shard that it has not passed.
     bucket: usize,
-    /// Encoded items that had to be copied aside: how many, and their bytes. In pieces, so that none
-    /// ever has to be moved to make room for more.
+    /// Encoded items that had to be copied aside: how many, and their bytes. In pieces, so that
+    /// none ever has to be moved to make room for more.
     strays: VecDeque<(u32, Vec<u8>)>,
     /// Sum of the pieces' capacities.
     stray_bytes: usize,
@@ -100,9 +100,9 @@ impl Store {
         self.walk.as_ref().map_or(0, |walk| walk.stray_bytes)
     }
 
-    /// Takes some of the strays, of any shards and in no order: how many, and their encoding. `None`
-    /// when there are none left. To be called often: they grow with every change while the walk
-    /// goes on.
+    /// Takes some of the strays, of any shards and in no order: how many, and their encoding.
+    /// `None` when there are none left. To be called often: they grow with every change while the
+    /// walk goes on.
     ///
     /// # Panics
     /// When no walk goes on.

@@ -16,6 +16,7 @@ use mio::{Interest, Token};
 use super::link::{Caller, End, Link, Origin, Stage};
 use super::peers::{Peers, STRANGERS_MAX};
 use super::resolve::Resolver;
+use super::roster::Changes;
 use super::route::{DialState, LANES, Route, lane_at};
 use super::socket::prepare;
 use crate::core::{Instant, Node, Now};
@@ -142,7 +143,19 @@ impl Peers {
 
     /// Dials whoever has become a member, and leaves those who are none any more.
     pub(super) fn follow_members(&mut self, now: &Now, node: &mut Node) {
-        let Some(changes) = self.roster.follow(node) else { return };
+        if let Some(changes) = self.roster.follow(node) {
+            self.take_changes(changes, now);
+        }
+        if self.leaving.is_empty() {
+            return;
+        }
+        let leader = node.status().leader;
+        let left: Vec<NodeId> =
+            self.leaving.extract_if(.., |member| Some(*member) != leader).collect();
+        left.into_iter().for_each(|member| self.leave(member, now, node));
+    }
+
+    fn take_changes(&mut self, changes: Changes, now: &Now) {
         if changes.is_other_list {
             log::info!("the members are {}", list(self.roster.list()));
         }
@@ -155,12 +168,12 @@ impl Peers {
         }
         let mut is_news = false;
         for id in changes.promoted {
-            let is_met = self.routes.get(&id).is_some_and(|route| route.is_heard());
+            let is_met = self.routes.get(&id).is_some_and(Route::is_heard);
             is_news |= self.known.promote(id, is_met);
         }
         for id in changes.gone {
             is_news |= self.known.forget(id);
-            self.leave(id, now, node);
+            self.leaving.push(id);
         }
         if is_news {
             self.known_file.submit(&self.known);

@@ -103,6 +103,8 @@ pub struct Peers {
     /// One for each other member.
     pub(super) routes: BTreeMap<NodeId, Route>,
     pub(super) links: BTreeMap<u64, Box<Link>>,
+    /// Who is no member any more, but leads until it has handed over.
+    pub(super) leaving: Vec<NodeId>,
     links_made: u32,
     /// Links with something to do, each at most once.
     queue: VecDeque<u64>,
@@ -146,6 +148,7 @@ impl Peers {
             accept_at: None,
             resolver: Resolver::new(waker),
             links: BTreeMap::new(),
+            leaving: Vec::new(),
             links_made: 0,
             queue: VecDeque::new(),
             dirty: Vec::new(),

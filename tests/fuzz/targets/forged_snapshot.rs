@@ -103,9 +103,9 @@ fn parts(mut recipe: &[u8]) -> Vec<Part<'_>> {
 /// The hash of a state with everything in these parts that can be read.
 fn hash_of(parts: &[Part<'_>]) -> u64 {
     let (mut items, mut sessions) = (Sum::default(), Sum::default());
-    for ([kind, .., count], mut body) in parts {
-        for _ in 0..*count {
-            if *kind == KIND_SESSIONS {
+    for &([kind, .., count], mut body) in parts {
+        for _ in 0..count {
+            if kind == KIND_SESSIONS {
                 let Ok((id, session, rest)) = Session::decode(body) else { break };
                 sessions = sessions.and(session.digest(id));
                 body = rest;

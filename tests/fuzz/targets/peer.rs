@@ -85,6 +85,8 @@ fn introduction() -> Introduction {
         boot: 1,
         epoch: 1,
         members: members().fingerprint(),
+        members_index: LogIndex(1),
+        address: "b:1".to_owned(),
         term: Term(1),
         durable: LogIndex(1),
         has_secret: true,

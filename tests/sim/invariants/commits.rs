@@ -38,7 +38,7 @@ impl Ledger {
         indexes: Range<LogIndex>,
         term: Term,
         log: &LogImage,
-        voters: &[LogImage],
+        voters: &[&LogImage],
     ) -> Checked {
         for batch in log.range(indexes.start.next(), indexes.end.next()) {
             let header = batch.header();
@@ -93,6 +93,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether an entry of this term is decided.
+    pub fn has_decided_in(&self, term: Term) -> bool {
+        self.decided.iter().rev().any(|decided| decided.batch.header().term == term)
+    }
+
     pub fn batch_at(&self, index: LogIndex) -> Option<&Batch> {
         let at =
             self.decided.partition_point(|decided| decided.batch.header().last_index() < index);
@@ -131,7 +136,7 @@ impl Ledger {
 }
 
 /// The first member list is decided because all write the same one.
-fn is_on_a_majority(place: Place, header: &BatchHeader, voters: &[LogImage]) -> Checked {
+fn is_on_a_majority(place: Place, header: &BatchHeader, voters: &[&LogImage]) -> Checked {
     if header.term == Term(0) {
         return Ok(());
     }

@@ -9,6 +9,7 @@ mod effects;
 mod elections;
 mod hashes;
 mod matching;
+mod membership;
 mod messages;
 mod monotonic;
 mod promises;
@@ -19,11 +20,11 @@ use kvorum::core::snapshot::SnapshotHead;
 use kvorum::core::state::State;
 use kvorum::core::{Fetch, MemberProgress, NodeStatus, Record, SessionBounds};
 use kvorum_protocol::peer::Message;
-use kvorum_protocol::{Batch, LogIndex, Lsn, Op, Term};
+use kvorum_protocol::{Batch, LogIndex, Lsn, MemberList, Op, Term};
 
 use crate::image::LogImage;
 use crate::network::Place;
-use crate::node::place_of;
+use crate::node::{id_of, place_of};
 
 pub use commits::Ledger;
 pub use promises::{Promises, Write};
@@ -42,10 +43,14 @@ pub fn ensure(holds: bool, rule: &'static str, what: impl FnOnce() -> String) ->
     if holds { Ok(()) } else { Err(Violation { rule, what: what() }) }
 }
 
+/// What the voters of a log's last member list hold, of what all hold.
+fn voters<'a>(log: &LogImage, all: &'a [LogImage]) -> Vec<&'a LogImage> {
+    let list = log.list().into_iter();
+    list.flat_map(|(_, list)| list.voters()).map(|voter| &all[place_of(voter.id)]).collect()
+}
+
 /// The observer.
 pub struct Invariants {
-    /// The places below this are voters.
-    voters: usize,
     /// What each node's log holds, with what is on its way to the disk.
     sealed: Vec<LogImage>,
     /// The part of it that is certain to survive.
@@ -56,15 +61,15 @@ pub struct Invariants {
     monotonic: Vec<monotonic::Life>,
     /// Up to here each node's log was compared with what is decided.
     decided: Vec<LogIndex>,
+    members: membership::Members,
     ledger: Ledger,
     hashes: hashes::Hashes,
     pub promises: Promises,
 }
 
 impl Invariants {
-    pub fn new(voters: usize, nodes: usize, sessions: SessionBounds) -> Invariants {
+    pub fn new(nodes: usize, sessions: SessionBounds) -> Invariants {
         Invariants {
-            voters,
             sealed: vec![LogImage::default(); nodes],
             durable: vec![LogImage::default(); nodes],
             elections: elections::Elections::default(),
@@ -72,6 +77,7 @@ impl Invariants {
             counting: counting::Counting::default(),
             monotonic: vec![monotonic::Life::default(); nodes],
             decided: vec![LogIndex(0); nodes],
+            members: membership::Members::new(nodes),
             ledger: Ledger::new(sessions),
             hashes: hashes::Hashes::default(),
             promises: Promises::default(),
@@ -86,7 +92,9 @@ impl Invariants {
             let is_new = self.matching.appends(batch)?;
             if is_new {
                 self.promises.logged(batch)?;
+                self.members.changes(place, batch, &self.sealed[place], &self.ledger)?;
             }
+            self.members.has(place, batch.header().last_index());
         }
         let voided = self.sealed[place].apply(lsn, record);
         self.ledger.stays(place, &voided)?;
@@ -153,6 +161,7 @@ impl Invariants {
     /// A node has put a leader's snapshot, durably, in the place of its log.
     pub fn installs(&mut self, place: Place, end: &LogEnd) -> Checked {
         let decided = self.ledger.batches_up_to(end.index);
+        self.members.has(place, end.index);
         self.durable[place].install(end, decided.clone());
         let voided = self.sealed[place].install(end, decided);
         self.ledger.stays(place, &voided)?;
@@ -195,9 +204,9 @@ impl Invariants {
         let to = status.committed.min(log.end());
         let from = std::mem::replace(&mut self.decided[place], to);
         if from < to {
-            let durable = &self.durable[..self.voters];
+            let durable = voters(log, &self.durable);
             let known = self.ledger.end();
-            self.ledger.commits(place, from..to, status.term, log, durable)?;
+            self.ledger.commits(place, from..to, status.term, log, &durable)?;
             if known < self.ledger.end() && matches!(status.role, Role::Leader { .. }) {
                 self.ledger.ends_with_own_term(place, status.term)?;
             }
@@ -221,9 +230,29 @@ impl Invariants {
 
     /// A node acknowledges a write that `copies` voters must hold.
     pub fn acknowledges(&mut self, place: Place, write: &Write, version: LogIndex) -> Checked {
-        let (sealed, durable) = (&self.sealed[place], &self.durable[..self.voters]);
-        let majority = self.voters / 2 + 1;
-        self.promises.acknowledges(write, version, majority, sealed, durable, &self.ledger)
+        let sealed = &self.sealed[place];
+        let durable = voters(sealed, &self.durable);
+        let majority = durable.len() / 2 + 1;
+        self.promises.acknowledges(write, version, majority, sealed, &durable, &self.ledger)
+    }
+
+    /// How many voters the node counts, by its log.
+    pub fn voters_of(&self, place: Place) -> usize {
+        // A node that has no list yet counts nobody, and answers no write.
+        voters(&self.sealed[place], &self.durable).len().max(1)
+    }
+
+    /// A node goes by this member list.
+    pub fn goes_by(&self, place: Place, index: LogIndex, list: &MemberList) -> Checked {
+        membership::is_the_last(place, index, list, &self.sealed[place])
+    }
+
+    /// Whether a node is a member by what is decided.
+    pub fn is_member(&self, place: Place) -> bool {
+        let lists = self.sealed.iter().filter_map(LogImage::list);
+        let decided = lists.filter(|(index, _)| *index <= self.ledger.end());
+        let last = decided.max_by_key(|(index, _)| *index);
+        last.is_some_and(|(_, list)| list.get(id_of(place)).is_some())
     }
 
     /// A node reads part of its log back: as much of what is wanted as there is room for, without

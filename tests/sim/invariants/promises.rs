@@ -75,7 +75,7 @@ impl Promises {
         version: LogIndex,
         majority: usize,
         log: &LogImage,
-        voters: &[LogImage],
+        voters: &[&LogImage],
         ledger: &Ledger,
     ) -> Checked {
         let batch = log.batch_at(version);
