@@ -1,5 +1,5 @@
-//! Backups from outside: taken from running nodes, restored, exported and imported, with what can be
-//! wrong about each.
+//! Backups from outside: taken from running nodes, restored, exported and imported, with what can
+//! be wrong about each.
 
 mod support;
 

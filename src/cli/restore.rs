@@ -129,8 +129,8 @@ fn restore(
     progress.end();
     let config = WalConfig { snapshot_index: info.index, ..WalConfig::new(identity) };
     let (mut log, _) = wal::open(disk, config, &mut Nothing)?;
-    // The log says that it goes on behind the snapshot: should that be damaged one day, nobody takes
-    // the rest for the whole. No later term comes before the one that the snapshot ends with.
+    // The log says that it goes on behind the snapshot: should that be damaged one day, nobody
+    // takes the rest for the whole. And no term comes again that the snapshot knows.
     log.stage(Lsn(1), &Record::TermVote { term: end.term, voted_for: None });
     log.stage(Lsn(2), &Record::Install { end });
     log.write()?;

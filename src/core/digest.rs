@@ -9,7 +9,7 @@
 //!
 //! | thing | its term is made of |
 //! |---|---|
-//! | item | version, length of the key and its first and last 8 bytes, length of the value and its first and last 8 of 16 bytes |
+//! | item | version; of the key: length, first and last 8 bytes; of the value: length, first 16 |
 //! | session | name, window, last use, the first sequence that is not too old |
 //! | outcome in a session | name, sequence, the entry that took effect, what it did |
 //!
