@@ -284,6 +284,7 @@ impl Reactor {
         let news = self.log.news().map_err(Fatal::Log)?;
         self.take_news(news, &now);
         self.hear_peers(&now)?;
+        self.snapshots.take_results(&now, &mut self.node, &mut self.out.replies);
         self.look_for_removal(&now);
         self.node.tick(&now);
         self.speak(&now);
@@ -414,7 +415,7 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.next_segment);
-            self.snapshots.note_appended(news.appended_bytes);
+            self.snapshots.note_log(news.appended_bytes, news.log_bytes);
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {

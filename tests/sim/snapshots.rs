@@ -326,7 +326,8 @@ impl World {
         if let Err(error) = process.snapshots.add(info, kept) {
             self.snapshot_fails(place, &error)?;
         }
-        let at = self.now + self.chance.wait(20 * MILLISECOND);
+        let takes = self.chance.one_of(&[5, 50, 1000]) * MILLISECOND;
+        let at = self.now + self.chance.wait(takes);
         let life = self.machines[place].life;
         let loaded = Box::new((head, state));
         self.queue.schedule(at, Event::Loaded { place, life, loaded });
