@@ -1,5 +1,5 @@
-//! Backups from outside: taken from running nodes, restored, exported and imported, with what can be
-//! wrong about each.
+//! Backups from outside: taken from running nodes, restored, exported and imported, with what can
+//! be wrong about each.
 
 mod support;
 
@@ -50,7 +50,7 @@ impl Lines {
         let mut lines: Vec<String> =
             (0..count).map(|n| format!(r#"{{"key":"key {n}","value":"{n}\n\"v\" ä"}}"#)).collect();
         lines.push(r#"{"key_base64":"/wAK","value_base64":"/v8="}"#.to_owned());
-        lines.push(r#"{"key":"nothing","value":""}"#.to_owned());
+        lines.push(r#"{"key":"empty","value":""}"#.to_owned());
         fs::write(directory.path().join("pairs.json"), lines.join("\n")).unwrap();
         lines.sort();
         Lines { directory, sorted: lines }
