@@ -263,7 +263,7 @@ impl Snapshots {
         }
         let Some(head) = node.begin_snapshot() else { return };
         let mut sessions = Vec::new();
-        let count = node.sessions().encode(&mut sessions);
+        let count = node.snapshot_sessions(&mut sessions);
         self.thread.submit(Job::Begin(Box::new(head), count, sessions));
         self.waiting = std::mem::take(&mut self.wanted);
         self.begun_at_bytes = self.appended_bytes;
