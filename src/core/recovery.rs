@@ -46,6 +46,9 @@ pub struct Recovery {
     /// For tests of the simulator: apply whatever stands there.
     #[cfg(feature = "seeded-bugs")]
     pub applies_all: bool,
+    /// The same: an install voids the vote before it.
+    #[cfg(feature = "seeded-bugs")]
+    pub loses_vote: bool,
 }
 
 /// A sound record that this version can not use.
@@ -96,6 +99,8 @@ impl Recovery {
             commit_hint: LogIndex(0),
             #[cfg(feature = "seeded-bugs")]
             applies_all: false,
+            #[cfg(feature = "seeded-bugs")]
+            loses_vote: false,
         }
     }
 
@@ -128,6 +133,8 @@ impl Recovery {
             commit_hint: LogIndex(0),
             #[cfg(feature = "seeded-bugs")]
             applies_all: false,
+            #[cfg(feature = "seeded-bugs")]
+            loses_vote: false,
         }
     }
 
@@ -269,6 +276,10 @@ impl Recovery {
         }
         if self.reached && end != self.base {
             return Err(ReplayError::Truncation);
+        }
+        #[cfg(feature = "seeded-bugs")]
+        if self.loses_vote {
+            (self.term, self.voted_for) = (end.term, None);
         }
         self.log.last_lsn = lsn;
         self.log.undecided.clear();

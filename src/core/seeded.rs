@@ -92,11 +92,25 @@ pub enum Bug {
     PromotesBlank,
     /// A leader that is no voter any more counts itself.
     RemovedLeaderCounts,
+    /// A snapshot lacks what was changed before the walk came to it.
+    SnapshotMissesPreImage,
+    /// A snapshot has no sessions.
+    SnapshotLosesSessions,
+    /// A snapshot says that it goes to the end of the log, which is not applied yet.
+    SnapshotOfLaterIndex,
+    /// The log is given up to what is committed, not to what snapshots cover.
+    CompactsBeyondSnapshot,
+    /// When a snapshot takes the place of a log, the vote that stands in that is void too.
+    VoteLostAtInstall,
+    /// The state of a snapshot that comes late takes the place of a newer one.
+    LateSnapshotReplacesState,
+    /// Who installs a snapshot goes on with the members that it knew.
+    InstallKeepsMembers,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 41] = [
+    pub const ALL: [Bug; 48] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -138,6 +152,13 @@ impl Bug {
         Bug::TruncatedListStays,
         Bug::PromotesBlank,
         Bug::RemovedLeaderCounts,
+        Bug::SnapshotMissesPreImage,
+        Bug::SnapshotLosesSessions,
+        Bug::SnapshotOfLaterIndex,
+        Bug::CompactsBeyondSnapshot,
+        Bug::VoteLostAtInstall,
+        Bug::LateSnapshotReplacesState,
+        Bug::InstallKeepsMembers,
     ];
 
     /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.

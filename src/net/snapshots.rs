@@ -266,7 +266,7 @@ impl Snapshots {
         }
         let Some(head) = node.begin_snapshot() else { return };
         let mut sessions = Vec::new();
-        let count = node.sessions().encode(&mut sessions);
+        let count = node.snapshot_sessions(&mut sessions);
         let bytes = node.status().memory_bytes as u64;
         let (head, session_count) = (Box::new(head), count);
         self.thread.submit(Job::Begin { head, bytes, session_count, sessions });

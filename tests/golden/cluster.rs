@@ -276,7 +276,7 @@ impl Cluster {
                 }
             }
             for id in among {
-                said += &self.serve(*id);
+                said += &signed(*id, &self.serve(*id));
             }
             if is_quiet && said.len() == before {
                 return said;
@@ -293,22 +293,20 @@ impl Cluster {
     }
 
     /// What a node has asked of its disk is done.
-    fn serve(&mut self, id: NodeId) -> String {
+    pub fn serve(&mut self, id: NodeId) -> String {
         let mut said = String::new();
         let node = self.node(id);
         if !node.is_up || node.is_stalled {
             return said;
         }
-        let fetches = std::mem::take(&mut node.machine.fetches);
-        for fetch in &fetches {
-            node.machine.answer(fetch);
-        }
+        let (has_served, served) = node.machine.serve();
+        said += &served;
         if node.machine.is_behind() {
-            said += &signed(id, &node.machine.durable(None));
-        } else if fetches.is_empty() {
+            said += &node.machine.durable(None);
+        } else if !has_served {
             return said;
         }
-        said + &self.turn_among_others(id)
+        said + &self.turn(id)
     }
 
     /// Nobody has heard of a leader for long; this node is the first to notice.

@@ -30,6 +30,9 @@ pub enum Step {
         /// State hashes are noted at the indexes that are a multiple of it.
         #[arg(key)]
         checkpoints: Option<u64>,
+        /// How many bytes of a snapshot a message carries.
+        #[arg(key)]
+        part: Option<usize>,
     },
 
     // For one node
@@ -123,6 +126,23 @@ pub enum Step {
     Lose(Text),
     /// What its disk holds.
     Log,
+    /// Its disk does what it was asked for.
+    Serve,
+    /// Takes a snapshot, at one go.
+    Snapshot,
+    /// Begins one, and nothing more.
+    Begin,
+    /// Goes on with it: a slice of so many places of the table, or all of it.
+    Walk(Option<usize>),
+    /// Gives up the log that its newest snapshot covers, as far as members within reach do not need
+    /// it; with `spares=false`, whether they need it or not.
+    Compact {
+        #[arg(key)]
+        spares: Option<bool>,
+    },
+    /// A leader's snapshot takes its time to be loaded, until `install`.
+    Slow,
+    Install,
 
     // For one node, or for all
     /// Time passes, and nobody looks.
@@ -200,17 +220,19 @@ impl goldenscript::Runner for Script {
         step: &Step,
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
-        if let Step::Boot { voters, learners, sessions, idle, checkpoints } = step {
+        if let Step::Boot { voters, learners, sessions, idle, checkpoints, part } = step {
             let default = Setup::default();
             let (voters, learners, bug) = (*voters, learners.unwrap_or(0), self.bug);
             let sessions = bounds(*sessions, None, *idle);
             let checkpoint_entries = checkpoints.unwrap_or(default.checkpoint_entries);
+            let part_bytes = part.unwrap_or(default.part_bytes);
             self.cluster = Some(Cluster::new(move |id| Setup {
                 id,
                 voters,
                 learners,
                 sessions,
                 checkpoint_entries,
+                part_bytes,
                 bug,
                 ..Setup::default()
             }));
@@ -286,6 +308,19 @@ fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<
         Step::Status => return Ok(cluster.machine(id).status()),
         Step::Log => return Ok(cluster.machine(id).log()),
         Step::Waiting => return Ok(cluster.machine(id).waiting()),
+        Step::Serve => return Ok(cluster.serve(id)),
+        Step::Slow => {
+            cluster.machine(id).load_slowly();
+            return Ok(String::new());
+        }
+        Step::Begin => cluster.machine(id).begin_snapshot(),
+        Step::Walk(buckets) => cluster.machine(id).walk_snapshot(buckets.unwrap_or(usize::MAX)),
+        Step::Snapshot => {
+            let machine = cluster.machine(id);
+            machine.begin_snapshot() + &machine.walk_snapshot(usize::MAX)
+        }
+        Step::Compact { spares } => cluster.machine(id).compact(spares.unwrap_or(true)),
+        Step::Install => cluster.machine(id).install(),
         Step::Refused(other) => {
             cluster.machine(id).member_lost(NodeId(*other));
             String::new()

@@ -16,6 +16,7 @@ use kvorum_protocol::{
     Batch, Change, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
 };
 
+use super::snapshots::{Snapshot, Snapshots};
 use super::words;
 
 /// When every script begins, on the wall.
@@ -36,6 +37,8 @@ pub struct Setup {
     pub sessions: SessionBounds,
     /// The state hash is noted at the multiples of it.
     pub checkpoint_entries: u64,
+    /// How much of a snapshot a message carries.
+    pub part_bytes: usize,
     /// It was added to a cluster that has begun.
     pub joins: bool,
     /// For the test of the scripts: a bug that some of them must show.
@@ -52,6 +55,7 @@ impl Default for Setup {
             log_room_bytes: 1 << 40,
             sessions: SessionBounds::default(),
             checkpoint_entries: 4096,
+            part_bytes: 1 << 20,
             joins: false,
             bug: None,
         }
@@ -73,6 +77,14 @@ struct Written {
     commit: LogIndex,
 }
 
+/// What the records add up to that are not on the disk any more.
+#[derive(Default)]
+struct Base {
+    lsn: Lsn,
+    state: LogState,
+    commit: LogIndex,
+}
+
 pub struct Machine {
     setup: Setup,
     node: Node,
@@ -81,9 +93,14 @@ pub struct Machine {
     /// What the node has sent and asked for and nobody has taken from here yet.
     pub messages: Vec<(NodeId, Message)>,
     pub fetches: Vec<Fetch>,
+    /// What stood before the records, and was given up.
+    base: Base,
     records: Vec<Written>,
     /// What survives a crash.
     durable: Lsn,
+    snapshots: Snapshots,
+    /// A leader's snapshot is installed only when the script says so.
+    loads_slowly: bool,
     clients: BTreeMap<u64, Client>,
     /// Requests whose answer is due, in words.
     waiting: BTreeMap<(u64, u32), String>,
@@ -93,7 +110,7 @@ impl Machine {
     /// First boot, on an empty disk.
     pub fn new(setup: Setup) -> Machine {
         let now = Now { monotonic: Instant(0), wall_ms: START_MS };
-        let node = start(&setup, &[]);
+        let node = start(&setup, None, &Base::default(), &[]);
         Machine {
             setup,
             node,
@@ -101,8 +118,11 @@ impl Machine {
             out: Output::default(),
             messages: Vec::new(),
             fetches: Vec::new(),
+            base: Base::default(),
             records: Vec::new(),
             durable: Lsn(0),
+            snapshots: Snapshots::default(),
+            loads_slowly: false,
             clients: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -124,6 +144,7 @@ impl Machine {
         self.clients.clear();
         self.messages.clear();
         self.fetches.clear();
+        self.snapshots.crash();
         said
     }
 
@@ -134,9 +155,11 @@ impl Machine {
 
     /// The node starts again, from what its disk holds.
     pub fn restart(&mut self) -> String {
-        self.node = start(&self.setup, &self.records);
+        let newest = self.snapshots.newest();
+        self.node = start(&self.setup, newest, &self.base, &self.records);
         self.out = Output::default();
-        self.status()
+        let from = newest.map(|newest| format!("starts from snapshot {}\n", newest.head.end.index));
+        from.unwrap_or_default() + &self.status()
     }
 
     // Requests
@@ -264,13 +287,82 @@ impl Machine {
         self.node.member_lost(&self.now, member);
     }
 
-    /// The disk has read what was asked for.
-    pub fn answer(&mut self, fetch: &Fetch) {
+    /// The disk has done what was asked for. Answers whether there was anything, and what it says.
+    pub fn serve(&mut self) -> (bool, String) {
+        let mut has_served = false;
+        for fetch in std::mem::take(&mut self.fetches) {
+            self.answer(&fetch);
+            has_served = true;
+        }
+        for fetch in std::mem::take(&mut self.snapshots.fetches) {
+            let part = self.snapshots.part(&fetch, self.setup.part_bytes);
+            self.node.snapshot_fetched(&self.now, fetch.member, part);
+            has_served = true;
+        }
+        for (from, chunk) in std::mem::take(&mut self.snapshots.parts) {
+            if let Some(offset) = self.snapshots.keep(from, &chunk) {
+                self.node.snapshot_kept(chunk.index, offset);
+            }
+            has_served = true;
+        }
+        let said = if self.loads_slowly { String::new() } else { self.install() };
+        (has_served, said)
+    }
+
+    fn answer(&mut self, fetch: &Fetch) {
         let is_wanted = |batch: &&Batch| {
             batch.header().last_index() >= fetch.from && batch.header().first_index < fetch.end
         };
         let wanted = self.batches().into_values().filter(is_wanted).cloned().collect();
         self.node.fetched(&self.now, fetch.member, fetch.from, wanted);
+    }
+
+    // Snapshots
+
+    /// Begins one.
+    pub fn begin_snapshot(&mut self) -> String {
+        self.snapshots.begin(&mut self.node)
+    }
+
+    /// Goes on with it.
+    pub fn walk_snapshot(&mut self, buckets: usize) -> String {
+        self.snapshots.walk(&mut self.node, buckets)
+    }
+
+    /// Gives up what the newest snapshot covers.
+    pub fn compact(&mut self, spares_members: bool) -> String {
+        let Some(newest) = self.snapshots.newest() else { return "no snapshot\n".to_owned() };
+        let upto = self.node.compact(newest.head.end.index, spares_members);
+        let mut state = self.base.state;
+        let mut gone = 0;
+        for (position, written) in (1..).zip(&self.records) {
+            follow(&mut state, written);
+            if state.end.index <= upto && written.lsn <= self.durable {
+                gone = position;
+                self.base = Base { lsn: written.lsn, state, commit: written.commit };
+            }
+        }
+        self.records.drain(..gone);
+        format!("log given up to {upto}\n")
+    }
+
+    /// Loading takes time: until the script says `installed`.
+    pub fn load_slowly(&mut self) {
+        self.loads_slowly = true;
+    }
+
+    /// What a leader has sent is loaded, if it is whole.
+    pub fn install(&mut self) -> String {
+        let Some(snapshot) = self.snapshots.take_loaded() else { return String::new() };
+        self.snapshots.give_up(&mut self.node);
+        let index = snapshot.head.end.index;
+        let state = snapshot.load(self.setup.sessions);
+        let before = self.node.status().committed;
+        self.node.install(&self.now, snapshot.head, state);
+        match before < index && self.node.applied() == index {
+            true => format!("goes on from snapshot {index}\n"),
+            false => format!("does not need snapshot {index}\n"),
+        }
     }
 
     /// Its state is damaged: a key is gone.
@@ -305,7 +397,7 @@ impl Machine {
     }
 
     fn written(&self) -> Lsn {
-        self.records.last().map_or(Lsn(0), |written| written.lsn)
+        self.records.last().map_or(self.base.lsn, |written| written.lsn)
     }
 
     /// Whether the disk has something to sync.
@@ -337,6 +429,8 @@ impl Machine {
     fn take_messages(&mut self) {
         self.messages.append(&mut self.out.messages);
         self.fetches.append(&mut self.out.fetches);
+        self.snapshots.fetches.append(&mut self.out.snapshot_fetches);
+        self.snapshots.parts.append(&mut self.out.snapshot_parts);
         self.out.clear();
     }
 
@@ -345,12 +439,12 @@ impl Machine {
         self.node.seal(&self.now, &mut self.out);
         assert!(self.out.replies.is_empty(), "seal answers nobody");
         let mut said = String::new();
-        let mut state = replay(&self.records);
+        let mut state = replay(&self.base, &self.records);
         let committed = self.node.status().committed;
         let truncates = |(_, record): &(Lsn, Record)| {
             matches!(record, Record::Truncate { .. } | Record::Install { .. })
         };
-        let mut commit = self.records.last().map_or(LogIndex(0), |last| last.commit);
+        let mut commit = self.records.last().map_or(self.base.commit, |last| last.commit);
         if !self.out.records.iter().any(truncates) {
             // As the log does it: what comes with the entries that it commits is noted later.
             commit = commit.max(committed.min(state.end.index));
@@ -429,9 +523,16 @@ impl Machine {
     }
 }
 
-fn start(setup: &Setup, records: &[Written]) -> Node {
-    let mut recovery = Recovery::with_session_bounds(HASH_SEED, setup.sessions).of(setup.id);
+fn start(setup: &Setup, snapshot: Option<&Snapshot>, base: &Base, records: &[Written]) -> Node {
+    let mut recovery = match snapshot {
+        Some(found) => Recovery::from_snapshot(found.head.clone(), found.load(setup.sessions)),
+        None => Recovery::with_session_bounds(HASH_SEED, setup.sessions),
+    }
+    .of(setup.id);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
+    recovery.loses_vote = setup.bug == Some(Bug::VoteLostAtInstall);
+    let LogState { term, voted_for, end } = base.state;
+    recovery.start(base.lsn, term, voted_for, end);
     for Written { lsn, record, commit } in records {
         recovery.committed(*commit);
         match record {
@@ -473,9 +574,9 @@ pub fn member(id: NodeId, role: Role) -> Member {
 }
 
 /// What a log comes to.
-fn replay(records: &[Written]) -> LogState {
-    let mut state = LogState::default();
-    for (position, written) in (1..).zip(records) {
+fn replay(base: &Base, records: &[Written]) -> LogState {
+    let mut state = base.state;
+    for (position, written) in (base.lsn.0 + 1..).zip(records) {
         assert_eq!(written.lsn, Lsn(position), "positions have no gap");
         follow(&mut state, written);
     }

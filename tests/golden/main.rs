@@ -10,6 +10,7 @@ mod cluster_script;
 mod machine;
 mod network;
 mod script;
+mod snapshots;
 mod words;
 
 use std::fs;

@@ -161,7 +161,7 @@ impl World {
         let disk = Arc::clone(&process.snapshots.disk);
         let mut writer = SnapshotWriter::create(disk, CLUSTER, &head)?;
         let mut sessions = Vec::new();
-        let count = process.core.sessions().encode(&mut sessions);
+        let count = process.core.snapshot_sessions(&mut sessions);
         writer.sessions(count, &sessions)?;
         let writer = ManuallyDrop::new(writer);
         process.snapshots.making = Some(Making { head, writer });

@@ -9,12 +9,11 @@
 use kvorum_protocol::peer::{Message, SnapshotChunk};
 use kvorum_protocol::{LogIndex, NodeId, Term};
 
-use super::{Node, Violation};
+use super::{Node, Violation, has_bug};
 use crate::core::following::Parked;
 use crate::core::log::LogEnd;
 use crate::core::output::{Record, SnapshotFetch, SnapshotPart};
 use crate::core::raft::Role;
-use crate::core::sessions::Sessions;
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
 use crate::core::store::WalkSlice;
@@ -37,7 +36,10 @@ impl Node {
         if self.log.applied() != self.log.committed() {
             return None;
         }
-        let end = *self.log.committed_end();
+        let end = match has_bug!(self, SnapshotOfLaterIndex) {
+            true => *self.log.end(),
+            false => *self.log.committed_end(),
+        };
         self.state.store.begin_walk(end.index);
         let (members_index, members) = self.membership.committed();
         Some(SnapshotHead {
@@ -51,10 +53,13 @@ impl Node {
         })
     }
 
-    /// The sessions: what the snapshot holds of them, right after it was begun.
-    #[must_use]
-    pub fn sessions_to_snapshot(&self) -> &Sessions {
-        &self.state.sessions
+    /// Appends what the snapshot holds of the sessions, right after it was begun; returns how many
+    /// there are.
+    pub fn snapshot_sessions(&self, out: &mut Vec<u8>) -> u32 {
+        if has_bug!(self, SnapshotLosesSessions) {
+            return 0;
+        }
+        self.state.sessions.encode(out)
     }
 
     /// Appends the next items of the snapshot, about `bytes_max` of them, from at most
@@ -76,6 +81,9 @@ impl Node {
 
     /// Takes some of these items: how many, and their encoding; `None` when there are none left.
     pub fn take_strays(&mut self) -> Option<(u32, Vec<u8>)> {
+        if has_bug!(self, SnapshotMissesPreImage) {
+            return None;
+        }
         self.state.store.take_strays()
     }
 
@@ -91,6 +99,9 @@ impl Node {
     pub fn compact(&mut self, snapshot: LogIndex, spares_members: bool) -> LogIndex {
         let reach = self.config.election_timeout * REACH_ELECTION_TIMEOUTS;
         let mut upto = snapshot.min(self.log.committed());
+        if has_bug!(self, CompactsBeyondSnapshot) {
+            upto = self.log.committed();
+        }
         if let Some(leading) = self.leading.as_ref().filter(|_| spares_members) {
             for member in &leading.members {
                 let is_within_reach = member.heard_at.is_some_and(|at| self.now.since(at) < reach);
@@ -200,14 +211,18 @@ impl Node {
     /// Puts a snapshot, whose file is durable here, in the place of state and log. Answers the
     /// state that is not needed any more, which may take long to drop: the old one, or the new one
     /// when it has come too late.
-    ///
     pub fn install(&mut self, now: &Now, head: SnapshotHead, state: State) -> State {
+        #[cfg(feature = "seeded-bugs")]
+        let state = State { bug: self.state.bug, ..state };
         self.now = now.monotonic;
         let SnapshotHead { end, terms, members, members_index, .. } = head;
         self.following.owes_ack = true;
         // No leader that was heard has cut one in a term to come.
         let is_foreign = end.term > self.raft.term() || self.raft.is_leader();
         if is_foreign || end.index <= self.log.committed() || self.has(end.index, end.term) {
+            if has_bug!(self, LateSnapshotReplacesState) && !is_foreign {
+                return std::mem::replace(&mut self.state, state);
+            }
             return state;
         }
         if matches!(self.raft.role(), Role::PreCandidate | Role::Candidate) {
@@ -215,7 +230,9 @@ impl Node {
             self.raft.become_follower(None);
         }
         self.install_log(end, terms);
-        self.adopt_members(members_index, members);
+        if !has_bug!(self, InstallKeepsMembers) {
+            self.adopt_members(members_index, members);
+        }
         std::mem::replace(&mut self.state, state)
     }
 
