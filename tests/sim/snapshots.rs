@@ -54,6 +54,9 @@ impl SnapshotOptions {
 /// Which leader's snapshot: its node, its index, its length.
 type Name = (NodeId, LogIndex, u64);
 
+/// What a snapshot holds.
+type Loaded = (SnapshotHead, State);
+
 /// What a process has to do with snapshots.
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
@@ -107,7 +110,7 @@ impl World {
         &mut self,
         place: Place,
         disk: &dyn Disk,
-    ) -> Result<(Vec<SnapshotInfo>, Option<(SnapshotHead, State)>), SnapshotError> {
+    ) -> Result<(Vec<SnapshotInfo>, Option<Loaded>), SnapshotError> {
         snapshot::remove_strays(disk)?;
         let mut kept = snapshot::list(disk)?;
         while let Some(newest) = kept.first() {
@@ -127,7 +130,7 @@ impl World {
         &self,
         disk: &dyn Disk,
         info: &SnapshotInfo,
-    ) -> Result<(SnapshotHead, State), SnapshotError> {
+    ) -> Result<Loaded, SnapshotError> {
         let bounds: SessionBounds = self.options.sessions.bounds;
         snapshot::load(disk, info, Some(CLUSTER), 1, bounds)
     }
