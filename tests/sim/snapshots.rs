@@ -126,11 +126,7 @@ impl World {
         Ok((kept, None))
     }
 
-    fn load(
-        &self,
-        disk: &dyn Disk,
-        info: &SnapshotInfo,
-    ) -> Result<Loaded, SnapshotError> {
+    fn load(&self, disk: &dyn Disk, info: &SnapshotInfo) -> Result<Loaded, SnapshotError> {
         let bounds: SessionBounds = self.options.sessions.bounds;
         snapshot::load(disk, info, Some(CLUSTER), 1, bounds)
     }
