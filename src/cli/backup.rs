@@ -111,8 +111,7 @@ impl PartialFile {
         let mut partial = path.as_os_str().to_owned();
         partial.push(PARTIAL_SUFFIX);
         let partial = PathBuf::from(partial);
-        let opened =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
         let file = opened.map_err(|source| fail("create", &partial, source))?;
         Ok(PartialFile { path: path.to_owned(), partial, file })
     }

@@ -73,6 +73,8 @@ pub struct Progress {
     /// The next entry to send.
     next: LogIndex,
     mode: Mode,
+    /// The last snapshot of which a part was sent.
+    begun: Option<LogIndex>,
     /// The last entries and the bytes of what was sent and is not durable there, in order.
     in_flight: VecDeque<(LogIndex, usize)>,
     in_flight_bytes: usize,
@@ -95,6 +97,7 @@ impl Progress {
             heard_at: None,
             next,
             mode: Mode::Probe { asked: None },
+            begun: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             moved_at: now,
@@ -107,6 +110,11 @@ impl Progress {
         self.mode = Mode::Probe { asked: None };
         if self.matched > LogIndex(0) {
             self.next = self.matched.next();
+        }
+        if !self.is_voter {
+            // It has promised nothing, and may come back with nothing: what is known of it must not
+            // make a voter of it.
+            self.durable = LogIndex(0);
         }
         self.matched = self.durable;
         self.forget_in_flight();
@@ -165,9 +173,16 @@ impl Progress {
         self.patience = (self.patience * 2).min(PATIENCE_MAX);
     }
 
-    /// The entries at `next` are gone.
+    /// The entries at `next` are gone. A snapshot of which the member may have a part already is
+    /// gone on with, while it can be read.
     pub fn install(&mut self) {
-        self.mode = Mode::Install(Sending::default());
+        self.mode = Mode::Install(Sending { index: self.begun, ..Sending::default() });
+    }
+
+    /// The snapshot that it gets can not be read any more.
+    pub fn install_fails(&mut self, now: Instant) {
+        self.begun = None;
+        self.stall(now);
     }
 
     /// Whether a snapshot is on its way to the member.
@@ -178,7 +193,7 @@ impl Progress {
     /// Which part of which snapshot is to be read next, if one is.
     pub fn snapshot_part_due(&mut self) -> Option<(Option<LogIndex>, u64)> {
         let Mode::Install(sending) = &mut self.mode else { return None };
-        let is_over = sending.index.is_some() && sending.sent == sending.total_bytes;
+        let is_over = sending.sent > 0 && sending.sent == sending.total_bytes;
         if sending.reads || is_over || sending.sent - sending.acked >= SNAPSHOT_WINDOW_BYTES {
             return None;
         }
@@ -194,6 +209,7 @@ impl Progress {
             sending.index.is_none_or(|index| index == part.index) && sending.sent == part.offset;
         if is_wanted {
             sending.index = Some(part.index);
+            self.begun = Some(part.index);
             sending.total_bytes = part.total_bytes;
             sending.sent += part.bytes.len() as u64;
             self.moved_at = now;

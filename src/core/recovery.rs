@@ -248,8 +248,10 @@ impl Recovery {
     /// # Errors
     /// When that was decided.
     pub fn truncate(&mut self, lsn: Lsn, end: LogEnd) -> Result<(), ReplayError> {
-        if !self.reached {
+        if !self.reached || end.index < self.base.index {
+            // What the snapshot covers was not decided yet when the log had it for the first time.
             self.log.last_lsn = lsn;
+            self.leave_snapshot();
             self.goes_on_behind(end);
             return Ok(());
         }
@@ -274,20 +276,23 @@ impl Recovery {
         if end.index > self.base.index || end.index == self.base.index && end != self.base {
             return Err(ReplayError::SnapshotMissing(end.index));
         }
-        if self.reached && end != self.base {
-            return Err(ReplayError::Truncation);
-        }
         #[cfg(feature = "seeded-bugs")]
         if self.loses_vote {
             (self.term, self.voted_for) = (end.term, None);
         }
         self.log.last_lsn = lsn;
-        self.log.undecided.clear();
-        self.lists.truncate(1);
+        self.leave_snapshot();
         self.log.floor = end.index;
-        self.log.terms.truncate(self.base.index);
         self.goes_on_behind(end);
         Ok(())
+    }
+
+    /// What the log has told of behind the snapshot is void.
+    fn leave_snapshot(&mut self) {
+        self.reached = false;
+        self.log.undecided.clear();
+        self.lists.truncate(1);
+        self.log.terms.truncate(self.base.index);
     }
 
     /// What the log does not reach has to be told to it: the snapshot takes its place.
@@ -480,13 +485,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_snapshot_covers_is_taken_back() {
+    fn what_the_snapshot_covers_may_have_been_taken_back_and_come_again() {
         let log = log(9, |_| 1);
         let mut recovery = loaded(&log, 5);
         recovery.start(Lsn(0), Term(1), None, LogEnd::default());
+        // Undecided at that time, it was cut by one leader and brought again by another.
         read(&mut recovery, 1, &log[..7]);
-        assert_eq!(recovery.truncate(Lsn(8), end_of(&log[3])), Err(ReplayError::Truncation));
-        assert_eq!(recovery.truncate(Lsn(8), end_of(&log[4])), Ok(()));
-        assert_eq!(recovery.log.end, end_of(&log[4]));
+        assert_eq!(recovery.truncate(Lsn(8), end_of(&log[3])), Ok(()));
+        assert!(recovery.log.undecided.is_empty());
+        read(&mut recovery, 9, &log[4..]);
+        recovery.committed(LogIndex(8));
+        assert_eq!((recovery.log.end, version(&recovery)), (end_of(&log[8]), Some(LogIndex(8))));
+        assert_eq!(recovery.void_log(), None);
+        assert_eq!(recovery.truncate(Lsn(15), end_of(&log[6])), Err(ReplayError::Truncation));
     }
 }

@@ -42,7 +42,7 @@ pub fn open(
     cluster: Option<ClusterId>,
 ) -> Result<Data, ServeError> {
     snapshot::remove_strays(&**disk).map_err(ServeError::Snapshot)?;
-    let Loaded { snapshots, newest, damaged } = load_newest(disk)?;
+    let Loaded { snapshots, newest, mut damaged } = load_newest(disk)?;
     let snapshot_index = snapshots.first().map_or(LogIndex(0), |newest| newest.index);
     let wal_config = WalConfig {
         batch_bytes_max: BATCH_BYTES_SOFT + config.limits.request_bytes_max(),
@@ -54,14 +54,16 @@ pub fn open(
         None => Recovery::new(rand::random()),
     };
     let mut replay = Replay::new(recovery.of(config.id), snapshot_index);
-    let (writer, recovered) =
-        wal::open(Arc::clone(disk), wal_config, &mut replay).map_err(|error| {
-            match (error, damaged) {
-                // The log begins behind a snapshot that can not be used: that one is the matter.
-                (WalError::Missing { .. }, Some(damaged)) => ServeError::Snapshot(damaged),
-                (error, _) => ServeError::Log(error),
-            }
-        })?;
+    let opened = wal::open(Arc::clone(disk), wal_config, &mut replay);
+    let (writer, recovered) = match (opened, &mut damaged) {
+        (Ok(opened), _) => opened,
+        // The log begins behind a snapshot that can not be used: that one is the matter.
+        (Err(WalError::Missing { .. }), Some(_)) => {
+            let (_, error) = damaged.take().expect("there is one");
+            return Err(ServeError::Snapshot(error));
+        }
+        (Err(error), _) => return Err(ServeError::Log(error)),
+    };
     if let Some(cut) = &recovered.cut {
         log::warn!(
             "{}: cut at offset {}, where an unfinished write began ({}); nothing acknowledged \
@@ -72,6 +74,13 @@ pub fn open(
         );
     }
     replay.finish();
+    // It may be the only one here that knew of entries which others count on.
+    if let Some((info, damaged)) = damaged {
+        if info.index > replay.recovery.last_index() {
+            return Err(ServeError::Snapshot(damaged));
+        }
+        snapshot::set_aside(&**disk, &info).map_err(ServeError::Snapshot)?;
+    }
     let Replay { recovery, log_bytes, .. } = replay;
     Ok(Data { writer, recovery, snapshots, log_bytes })
 }
@@ -82,8 +91,8 @@ struct Loaded {
     snapshots: Vec<SnapshotInfo>,
     /// What it holds.
     newest: Option<(SnapshotHead, State)>,
-    /// Why a newer one can not be used.
-    damaged: Option<SnapshotError>,
+    /// The newest one, when it can not be used, and why.
+    damaged: Option<(SnapshotInfo, SnapshotError)>,
 }
 
 /// A damaged snapshot is passed over: the log may reach back to the one before, or to the
@@ -91,8 +100,11 @@ struct Loaded {
 fn load_newest(disk: &Arc<dyn Disk>) -> Result<Loaded, ServeError> {
     let disk = &**disk;
     let mut snapshots = snapshot::list(disk).map_err(ServeError::Snapshot)?;
-    let cluster =
-        wal::read_identity(disk).map_err(ServeError::Log)?.map(|identity| identity.cluster);
+    let identity = wal::read_identity(disk).map_err(ServeError::Log)?;
+    if let (None, Some(newest)) = (&identity, snapshots.first()) {
+        return Err(ServeError::NoLog { snapshot: newest.path.clone() });
+    }
+    let cluster = identity.map(|identity| identity.cluster);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let mut damaged = None;
     while let Some(newest) = snapshots.first() {
@@ -110,8 +122,8 @@ fn load_newest(disk: &Arc<dyn Disk>) -> Result<Loaded, ServeError> {
             }
             Err(error) => {
                 log::error!("{error}; it is passed over");
-                damaged.get_or_insert(error);
-                snapshots.remove(0);
+                let info = snapshots.remove(0);
+                damaged.get_or_insert((info, error));
             }
         }
     }

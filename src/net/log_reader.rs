@@ -8,8 +8,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use kvorum_protocol::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use kvorum_protocol::{Batch, LogIndex, NodeId};
@@ -23,6 +24,9 @@ use crate::wal::Fetcher;
 /// Copying old entries is less urgent than serving new ones: as `nice(1)` counts. Low enough that
 /// the reactor and the log go first on a busy machine, not so low that a member never catches up.
 const NICENESS: i32 = 5;
+
+/// After so long without a request, what was kept open for the next one is closed.
+const REST_AFTER: Duration = Duration::from_secs(60);
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl LogReader {
     /// The same, whatever it is that is read.
     fn spawn(
         waker: Arc<Waker>,
-        read: impl FnMut(&Request) -> Fetched + Send + 'static,
+        read: impl FnMut(Option<&Request>) -> Option<Fetched> + Send + 'static,
     ) -> std::io::Result<LogReader> {
         let (requests, waiting) = channel();
         let (done, results) = channel();
@@ -126,17 +130,22 @@ struct ReadLoop<R> {
     stop: Arc<AtomicBool>,
 }
 
-impl<R: FnMut(&Request) -> Fetched> ReadLoop<R> {
+impl<R: FnMut(Option<&Request>) -> Option<Fetched>> ReadLoop<R> {
     fn run(mut self, requests: &Receiver<Request>) {
         // Of this thread only, on Linux. Where it is not allowed the work is done all the same.
         if let Err(error) = rustix::process::nice(NICENESS) {
             log::debug!("the log is read back at the usual priority: {error}");
         }
-        for request in requests {
+        loop {
+            let request = match requests.recv_timeout(REST_AFTER) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let fetched = (self.read)(&request);
+            let Some(fetched) = (self.read)(request.as_ref()) else { continue };
             if self.done.send(fetched).is_err() {
                 break;
             }
@@ -156,10 +165,15 @@ struct Files {
 }
 
 impl Files {
-    fn read(&mut self, request: &Request) -> Fetched {
+    /// `None`: nothing was asked for in a while.
+    fn read(&mut self, request: Option<&Request>) -> Option<Fetched> {
         match request {
-            Request::Log(fetch) => self.read_log(fetch),
-            Request::Snapshot(fetch) => self.read_snapshot(fetch),
+            None => {
+                self.snapshots.rest();
+                None
+            }
+            Some(Request::Log(fetch)) => Some(self.read_log(fetch)),
+            Some(Request::Snapshot(fetch)) => Some(self.read_snapshot(fetch)),
         }
     }
 
@@ -199,8 +213,7 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::RecvTimeoutError;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use kvorum_protocol::{BatchBuilder, Command, LogTimeMs, Lsn, Op, Term};
     use mio::{Events, Poll, Token};
@@ -274,7 +287,7 @@ mod tests {
         let mut reader = LogReader::spawn(waker, move |_| {
             begun.send(()).unwrap();
             let _ = released.recv_timeout(PATIENCE);
-            Fetched::Snapshot { member: NodeId(3), part: None }
+            Some(Fetched::Snapshot { member: NodeId(3), part: None })
         })
         .unwrap();
         reader.submit(fetch(1));

@@ -50,6 +50,11 @@ pub enum ServeError {
     Log(WalError),
     /// The snapshots can not be read.
     Snapshot(SnapshotError),
+    /// A snapshot without the log that belongs to it.
+    NoLog {
+        /// The snapshot.
+        snapshot: PathBuf,
+    },
     /// Nobody can be served there.
     Listen {
         /// The address asked for.
@@ -132,6 +137,12 @@ impl fmt::Display for ServeError {
             ServeError::Disk(error) => error.fmt(f),
             ServeError::Log(error) => error.fmt(f),
             ServeError::Snapshot(error) => error.fmt(f),
+            ServeError::NoLog { snapshot } => write!(
+                f,
+                "{}: there is no log with this snapshot, as when a restore was interrupted: \
+                 empty the directory and run kvorum restore again",
+                snapshot.display()
+            ),
             ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")

@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use kvorum_protocol::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use kvorum_protocol::{ErrorCode, LogIndex, Response, SnapshotRead};
@@ -23,6 +24,9 @@ const READS_MAX: usize = 4;
 
 /// As `nice(1)` counts: a backup is less urgent than serving.
 const NICENESS: i32 = 5;
+
+/// After so long without a request, the snapshots that were kept open for the next one are closed.
+const REST_AFTER: Duration = Duration::from_secs(60);
 
 /// What a client wants of the snapshots of this node.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +133,15 @@ fn start(disk: Arc<dyn Disk>, waker: Arc<Waker>) -> io::Result<(Sender<Job>, Rec
             log::debug!("snapshots are read at the usual priority: {error}");
         }
         let mut reader = PartReader::new(disk, SNAPSHOT_CHUNK_BYTES_MAX);
-        for (to, read) in waiting {
+        loop {
+            let (to, read) = match waiting.recv_timeout(REST_AFTER) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    reader.rest();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             if done.send((to, find(&mut reader, read))).is_err() {
                 break;
             }

@@ -246,6 +246,7 @@ impl Work {
                 name.1,
                 name.2 >> 20
             );
+            self.check_space(chunk.total_bytes)?;
             let incoming = Incoming::create(Arc::clone(&self.disk), chunk.index)?;
             self.incoming = Some((name, incoming));
         }

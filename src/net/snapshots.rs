@@ -202,10 +202,13 @@ impl Snapshots {
                 Done::Took => self.chunks -= 1,
                 Done::Written(snapshot) => {
                     log::info!("snapshot of index {}: {} bytes", snapshot.index, snapshot.bytes);
-                    let answer = Answer::Number(snapshot.index.0);
-                    replies.extend(self.waiting.drain(..).map(|to| Reply { to, answer }));
-                    self.phase = Phase::Idle;
-                    self.recovered_bytes = 0;
+                    // One that was given up may be finished all the same, and late.
+                    if matches!(self.phase, Phase::Finishing) {
+                        let answer = Answer::Number(snapshot.index.0);
+                        replies.extend(self.waiting.drain(..).map(|to| Reply { to, answer }));
+                        self.phase = Phase::Idle;
+                        self.recovered_bytes = 0;
+                    }
                     self.add(snapshot, node);
                     self.compact_at = now.monotonic;
                 }

@@ -82,6 +82,16 @@ pub fn remove(disk: &dyn Disk, info: &SnapshotInfo) -> Result<(), SnapshotError>
     disk.remove(&name).map_err(|source| io_error(disk, "remove", &name, source))
 }
 
+/// Gives a damaged snapshot another name, so that nobody takes it for a sound one again.
+///
+/// # Errors
+/// The system refuses to.
+pub fn set_aside(disk: &dyn Disk, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    let name = snapshot_name(info.index);
+    let renamed = disk.rename(&name, &format!("{name}.damaged"));
+    renamed.map_err(|source| io_error(disk, "rename", &name, source))
+}
+
 /// Removes what a crash has left of snapshots that were being written or received. To be called
 /// at start, before anything else is done here.
 ///

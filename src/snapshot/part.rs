@@ -12,14 +12,17 @@ use super::{SnapshotInfo, io_error, list};
 use crate::core::SnapshotPart;
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, ReadFile};
 
+/// How many snapshots are kept open: of several members and backups each may want another one.
+const OPEN_MAX: usize = 4;
+
 /// Reads parts of snapshots. A snapshot stays readable here while its parts are asked for, though
 /// its name may be gone: a newer one has taken its place, and a member must still get the end of
-/// what it has begun to take. After the last part it is let go.
+/// what it has begun to take.
 pub struct PartReader {
     disk: Arc<dyn Disk>,
     part_bytes: usize,
-    /// The one that was read last.
-    open: Option<Open>,
+    /// Those that were read lately, the last one at the end.
+    open: Vec<Open>,
 }
 
 struct Open {
@@ -37,7 +40,7 @@ impl PartReader {
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, part_bytes: usize) -> PartReader {
         assert!(part_bytes > 0 && part_bytes.is_multiple_of(BLOCK_BYTES), "parts are whole blocks");
-        PartReader { disk, part_bytes, open: None }
+        PartReader { disk, part_bytes, open: Vec::new() }
     }
 
     /// The part at `offset` of the snapshot up to `index`, or of the newest one.
@@ -49,11 +52,16 @@ impl PartReader {
         index: Option<LogIndex>,
         offset: u64,
     ) -> Result<SnapshotPart, SnapshotError> {
-        let is_open = |open: &&Open| index == Some(open.info.index);
-        if self.open.as_ref().filter(is_open).is_none() {
-            self.open = Some(self.find(index)?);
+        let known = self.open.iter().position(|open| index == Some(open.info.index));
+        let open = match known {
+            Some(at) => self.open.remove(at),
+            None => self.find(index)?,
+        };
+        if self.open.len() == OPEN_MAX {
+            self.open.remove(0);
         }
-        let Open { info, term, file } = self.open.as_ref().expect("just opened");
+        self.open.push(open);
+        let Open { info, term, file } = self.open.last().expect("just opened");
         let io = |source| io_error(&*self.disk, "read", &snapshot_name(info.index), source);
         let block = BLOCK_BYTES as u64;
         let (start, skipped) = (offset / block * block, offset % block);
@@ -65,18 +73,19 @@ impl PartReader {
         if bytes.is_empty() {
             return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        let part = SnapshotPart {
+        Ok(SnapshotPart {
             index: info.index,
             index_term: *term,
             total_bytes: info.bytes,
             offset,
             bytes: Bytes::copy_from_slice(bytes),
-        };
-        if offset + part.bytes.len() as u64 == info.bytes {
-            // Its room on the disk is free again when its name is gone.
-            self.open = None;
-        }
-        Ok(part)
+        })
+    }
+
+    /// Nobody has asked for a part for a while: what was removed meanwhile gives its room on the
+    /// disk back.
+    pub fn rest(&mut self) {
+        self.open.clear();
     }
 
     fn find(&self, index: Option<LogIndex>) -> Result<Open, SnapshotError> {

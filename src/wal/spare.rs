@@ -134,6 +134,10 @@ impl Spares {
 
     /// This segment is no longer needed. Segments come in order.
     pub fn release(&mut self, released: Released) {
+        // There is something to make a spare of, whatever has failed before.
+        if let Some(failure) = &mut self.failure {
+            failure.retry_at = None;
+        }
         self.released.push_back(released);
     }
 

@@ -144,7 +144,7 @@ impl Node {
         let Some(progress) = leading.member_mut(member) else { return };
         let Some(part) = part else {
             if progress.is_installing() {
-                progress.stall(self.now);
+                progress.install_fails(self.now);
             }
             return;
         };
