@@ -161,6 +161,22 @@ fn kill_under_load_many_times() {
     assert!(known.iter().all(|known| !known.acknowledged.is_empty()), "nothing was tested");
 }
 
+/// At nearly every moment a snapshot is being written, or gets its name, or takes the place of an
+/// older one and of the log.
+#[test]
+fn kill_under_load_while_snapshots_are_taken() {
+    let mut server = Server::start(&["--snapshot-log-bytes-min", "64kb"]);
+    let mut known = four_clients();
+    for round in 1..=12_u64 {
+        let before = server.status_number("snapshot");
+        load(&mut server, &mut known, |server, clients| {
+            server.wait_for_status("snapshot", |snapshot| snapshot > before + round * 61);
+            clients.kill(server);
+        });
+    }
+    assert!(server.status_number("log_from") > 1, "the log was never given up");
+}
+
 #[test]
 fn kill_under_load_keeps_acknowledged_writes_without_fsync_too() {
     for fsync in ["never", "5"] {

@@ -274,7 +274,7 @@ fn parse_transfer<'a>(arguments: Option<&[u8]>) -> Result<Line<'a>, LineError<'a
 
 fn parse_change<'a>(arguments: Option<&'a [u8]>) -> Result<Line<'a>, LineError<'a>> {
     const USAGE: LineError<'_> =
-        LineError::Usage("MEMBER add id=client/peer, MEMBER remove|promote|demote id");
+        LineError::Usage("MEMBER add id=client/peer|remove id|promote id|demote id");
     let change = std::str::from_utf8(arguments.ok_or(USAGE)?).map_err(|_| USAGE)?;
     if Change::parse(change).is_err() {
         return Err(USAGE);
@@ -360,8 +360,8 @@ pub fn encode_help(out: &mut Vec<u8>) {
         out,
         &[b"HELP GET key | SET key value | DELETE key | WHO_IS_LEADER | \
             QUORUM w=<n|majority|all> r=<n|majority> | TRANSFER [id] | \
-            MEMBER add id=client/peer | MEMBER remove|promote|demote id | PING | STATUS | MEMBERS | \
-            SNAPSHOT | HELP | QUIT"],
+            MEMBER add id=client/peer|remove id|promote id|demote id | PING | STATUS | \
+            MEMBERS | SNAPSHOT | HELP | QUIT"],
     );
 }
 

@@ -85,7 +85,7 @@ pub(super) fn run(flags: &BackupFlags) -> Result<(), Error> {
     let source = Source::open(&flags.client)?;
     let mut file = PartialFile::create(&flags.file)?;
     file.fetch(source, "backup")?;
-    let summary = verify_file(file.path())?;
+    let summary = verify_file(file.partial_path())?;
     file.publish()?;
     Ok(print_summary(&summary)?)
 }
@@ -118,7 +118,7 @@ impl PartialFile {
     }
 
     /// Where it is, for now.
-    pub(super) fn path(&self) -> &Path {
+    pub(super) fn partial_path(&self) -> &Path {
         &self.partial
     }
 

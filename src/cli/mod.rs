@@ -99,8 +99,8 @@ enum Command {
     Wal(WalCommand),
     /// Have nodes take a snapshot now, or check one
     ///
-    /// Every server that is named takes one of its present state, and its index is printed when that is
-    /// durable. Nodes do so by themselves too, as their logs grow.
+    /// Every server that is named takes one of its present state, and its index is printed when
+    /// that is durable. Nodes do so by themselves too, as their logs grow.
     Snapshot(snapshot::SnapshotFlags),
     /// Copy all data of a running cluster to a file
     ///
@@ -119,8 +119,8 @@ enum Command {
     Export(pairs::ExportFlags),
     /// Store the keys and values of JSON lines, as export writes them
     ///
-    /// Keys that are there are overwritten, others stay. At the first line that is no pair it stops,
-    /// with exit code 1; what came before is stored.
+    /// Keys that are there are overwritten, others stay. At the first line that is no pair it
+    /// stops, with exit code 1; what came before is stored.
     Import(pairs::ImportFlags),
 }
 

@@ -1,7 +1,7 @@
 //! `kvorum export` and `kvorum import`: all keys and values as JSON lines.
 //!
-//! One pair a line, an object with exactly two names. What is UTF-8 stands as it is, under `key` and
-//! `value`; what is not stands in base64 (RFC 4648, with padding), under `key_base64` and
+//! One pair a line, an object with exactly two names. What is UTF-8 stands as it is, under `key`
+//! and `value`; what is not stands in base64 (RFC 4648, with padding), under `key_base64` and
 //! `value_base64`:
 //!
 //! ```text
@@ -116,7 +116,7 @@ pub(super) fn export(flags: &ExportFlags) -> Result<(), Error> {
     };
     let mut fetched = PartialFile::create(&beside)?;
     fetched.fetch(Source::open(&flags.client)?, "export: reading")?;
-    export_from(fetched.path(), flags, is_standard)
+    export_from(fetched.partial_path(), flags, is_standard)
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {

@@ -12,10 +12,14 @@ use super::Error;
 use super::progress::Progress;
 use super::snapshot::FileOfDisk;
 use crate::config::LISTEN_DEFAULT;
+use crate::core::digest::mix;
 use crate::core::{Record, ReplayError, SnapshotHead};
 use crate::disk::{Disk as _, DiskError, FileDisk, advice};
 use crate::snapshot::{self, Reader, SnapshotInfo};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
+
+/// Any odd number without a pattern will do.
+const NEW_CLUSTER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreFlags {
@@ -125,8 +129,8 @@ fn restore(
     progress.end();
     let config = WalConfig { snapshot_index: info.index, ..WalConfig::new(identity) };
     let (mut log, _) = wal::open(disk, config, &mut Nothing)?;
-    // The log says that it goes on behind the snapshot: should that be damaged one day, nobody takes
-    // the rest for the whole. No later term comes before the one that the snapshot ends with.
+    // The log says that it goes on behind the snapshot: should that be damaged one day, nobody
+    // takes the rest for the whole. And no term comes again that the snapshot knows.
     log.stage(Lsn(1), &Record::TermVote { term: end.term, voted_for: None });
     log.stage(Lsn(2), &Record::Install { end });
     log.write()?;
@@ -158,8 +162,7 @@ fn cluster(old: ClusterId, head: &SnapshotHead, members: &MemberList) -> Cluster
         return ClusterId(rand::random());
     }
     let parts = [old.0, head.end.index.0, head.state_hash, members.cluster_id().0];
-    let bytes: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
-    ClusterId(xxhash_rust::xxh3::xxh3_64(&bytes))
+    ClusterId(parts.into_iter().fold(NEW_CLUSTER, |id, part| mix(id ^ part, NEW_CLUSTER)))
 }
 
 /// Whether the directory is there; it is empty then.

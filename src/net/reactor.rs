@@ -323,6 +323,7 @@ impl Reactor {
         }
         let (node, replies) = (&mut self.node, &mut self.out.replies);
         let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
+        self.server.snapshot_index = self.snapshots.newest();
         if let Some(upto) = upto {
             self.log.release(upto);
         }

@@ -5,6 +5,7 @@
 //! gives them back), and a leader sends no more of its snapshot than it has been told is kept, and
 //! a window.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -23,13 +24,16 @@ use crate::snapshot::{self, Incoming, SnapshotError, SnapshotInfo, SnapshotWrite
 /// Writing snapshots is less urgent than serving: as `nice(1)` counts.
 const NICENESS: i32 = 5;
 
+/// What is left free beside a snapshot. Little: it is the snapshot that lets the log shrink.
+const LOG_SPACE_BYTES: u64 = 16 << 20;
+
 /// A snapshot of a leader is loaded beside the serving: one core is left to that.
 const THREADS: usize = 1;
 
 /// What the thread is asked to do.
 pub enum Job {
-    /// Begin a snapshot, with so many sessions. What there is of another one is forgotten.
-    Begin(Box<SnapshotHead>, u32, Vec<u8>),
+    /// Begin a snapshot of about so many bytes. What there is of another one is forgotten.
+    Begin { head: Box<SnapshotHead>, bytes: u64, session_count: u32, sessions: Vec<u8> },
     /// Items of these shards.
     Items(WalkSlice, Vec<u8>),
     /// So many items of any shard.
@@ -81,7 +85,7 @@ impl SnapshotThread {
         disk: Arc<dyn Disk>,
         cluster: ClusterId,
         waker: Arc<Waker>,
-    ) -> std::io::Result<SnapshotThread> {
+    ) -> io::Result<SnapshotThread> {
         let (jobs, waiting) = channel();
         let (done, results) = channel();
         let mut work = Work { disk, cluster, writer: None, incoming: None, installed: None, done };
@@ -129,7 +133,9 @@ struct Work {
 impl Work {
     fn handle(&mut self, job: Job) {
         match job {
-            Job::Begin(head, count, sessions) => self.begin(&head, count, &sessions),
+            Job::Begin { head, bytes, session_count, sessions } => {
+                self.begin(&head, bytes, session_count, &sessions);
+            }
             Job::Items(slice, body) => {
                 self.write(|writer| {
                     writer.items(slice.first_shard, slice.last_shard, slice.items, &body)
@@ -160,13 +166,30 @@ impl Work {
 
     // The node's own snapshot
 
-    fn begin(&mut self, head: &SnapshotHead, count: u32, sessions: &[u8]) {
+    fn begin(&mut self, head: &SnapshotHead, bytes: u64, count: u32, sessions: &[u8]) {
         self.writer = None;
-        match SnapshotWriter::create(Arc::clone(&self.disk), self.cluster, head) {
+        let created = self
+            .check_space(bytes)
+            .and_then(|()| SnapshotWriter::create(Arc::clone(&self.disk), self.cluster, head));
+        match created {
             Ok(writer) => self.writer = Some(writer),
             Err(error) => self.tell(Done::Failed(error)),
         }
         self.write(|writer| writer.sessions(count, sessions));
+    }
+
+    /// A snapshot that fills the disk would stop the writes, before it fails itself: the log needs
+    /// its next segment. The file system may not tell, and others may take what is free now.
+    fn check_space(&self, bytes: u64) -> Result<(), SnapshotError> {
+        let needed = bytes + LOG_SPACE_BYTES;
+        match self.disk.free_bytes() {
+            Ok(free) if free < needed => {
+                let text = format!("{free} bytes are free, {needed} are needed");
+                let source = io::Error::new(io::ErrorKind::StorageFull, text);
+                Err(SnapshotError::Io { action: "write", path: self.disk.path(""), source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, write: impl FnOnce(&mut SnapshotWriter) -> Result<(), SnapshotError>) {

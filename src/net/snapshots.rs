@@ -38,7 +38,7 @@ const CHUNKS_MAX: usize = 4;
 const PAUSE_FACTOR: u32 = 5;
 
 /// After a failure it is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(20);
 
 /// How often to look whether members have come so far that the log may go.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(1);
@@ -263,8 +263,9 @@ impl Snapshots {
         }
         let Some(head) = node.begin_snapshot() else { return };
         let mut sessions = Vec::new();
-        let count = node.snapshot_sessions(&mut sessions);
-        self.thread.submit(Job::Begin(Box::new(head), count, sessions));
+        let session_count = node.snapshot_sessions(&mut sessions);
+        let (head, bytes) = (Box::new(head), node.status().memory_bytes as u64);
+        self.thread.submit(Job::Begin { head, bytes, session_count, sessions });
         self.waiting = std::mem::take(&mut self.wanted);
         self.begun_at_bytes = self.appended_bytes;
         self.phase = Phase::Walking(Walking {

@@ -111,7 +111,8 @@ fn line(turn: &Turn<'_>) -> String {
     write!(
         line,
         "id={} role={} term={} leader={leader} commit={} applied={} last={} durable={} keys={} \
-         sessions={} voters={} learners={} members={} w={} r={} fsync={} relaxed={} memory_bytes={} peers={}",
+         sessions={} voters={} learners={} members={} snapshot={} log_from={} w={} r={} fsync={} \
+         relaxed={} memory_bytes={} peers={}",
         config.id,
         role(turn).word(),
         status.term,
@@ -124,6 +125,8 @@ fn line(turn: &Turn<'_>) -> String {
         list(turn.node.voters()),
         list(learners),
         turn.node.members_index(),
+        turn.server.snapshot_index,
+        turn.node.log_floor().next(),
         config.write_quorum,
         config.read_quorum,
         turn.server.config.fsync,

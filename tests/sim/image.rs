@@ -19,7 +19,7 @@ pub struct LogImage {
     /// Position of the last record.
     pub lsn: Lsn,
     /// A snapshot is durable, and the record of it is not made yet: what stands before it is void.
-    awaits_install: bool,
+    awaits_install: Option<LogIndex>,
 }
 
 impl LogImage {
@@ -28,7 +28,7 @@ impl LogImage {
         assert_eq!(lsn, self.lsn.next(), "records come in order");
         self.lsn = lsn;
         match record {
-            Record::Batch(_) | Record::Truncate { .. } if self.awaits_install => {}
+            Record::Batch(_) | Record::Truncate { .. } if self.awaits_install.is_some() => {}
             Record::Batch(batch) => {
                 assert_eq!(batch.header().first_index, self.end().next(), "no gap in the log");
                 self.batches.push(batch.clone());
@@ -46,7 +46,10 @@ impl LogImage {
                 return self.batches.split_off(kept);
             }
             // The observer has seen to it before.
-            Record::Install { .. } => self.awaits_install = false,
+            Record::Install { end } => {
+                // Not of an earlier one, if there are several at once.
+                self.awaits_install = self.awaits_install.filter(|index| *index != end.index);
+            }
         }
         Vec::new()
     }
@@ -77,7 +80,7 @@ impl LogImage {
             self.lists.extend(lists_in(&kept.batches[behind..]));
             return Vec::new();
         }
-        self.awaits_install = true;
+        self.awaits_install = Some(end.index);
         let is_void = |batch: &Batch| !self.holds(batch.header());
         kept.batches.into_iter().filter(is_void).collect()
     }

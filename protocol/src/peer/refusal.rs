@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::VERSION;
 use super::introduction::Introduction;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 
 /// The longest sentence that a refusal carries, in bytes.
 pub(super) const SENTENCE_BYTES_MAX: usize = 1024;
@@ -166,8 +166,9 @@ impl Refusal {
                 ),
             ));
         }
-        if own.members_index == theirs.members_index && own.members != theirs.members {
-            let index = own.members_index;
+        let index = own.members_index;
+        let is_same_index = index == theirs.members_index && index > LogIndex(0);
+        if is_same_index && own.members != theirs.members {
             return Some(Refusal::new(
                 Reason::Members,
                 format!(

@@ -25,7 +25,11 @@ const VERBS: [Verb; 13] = [
         "how many voters a write, a read needs from now on; either may be left out",
     ),
     verb("TRANSFER", "[id]", "hands leadership to that voter, or to the one furthest"),
-    verb("MEMBER", "add id=client/peer", "adds a node; remove, promote, demote id: the rest of it"),
+    verb(
+        "MEMBER",
+        "add id=client/peer|remove id|promote id|demote id",
+        "changes who is in the cluster, one at a time",
+    ),
     verb("STATUS", "", "the state of this node"),
     verb("MEMBERS", "", "everybody in the cluster, with their addresses"),
     verb("SNAPSHOT", "", "has the node take a snapshot now; its index"),

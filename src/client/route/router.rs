@@ -23,11 +23,12 @@ const ROUND_TRIP_WEIGHT: u32 = 8;
 /// How often the nearest server is passed over, so that the others are measured too.
 const EXPLORE_ONE_IN: u32 = 64;
 
-/// How old the list of members may become while the client is in use.
+/// How old the list of members may become while the client is in use: less than a node that was
+/// removed goes on sending its clients to the others.
 const MEMBERS_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// When nobody has told who the members are: how long after the last question to ask again.
-const MEMBERS_ASK_INTERVAL: Duration = Duration::from_secs(1);
+const MEMBERS_ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Where reads go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,17 +4,19 @@
 use std::ops::Range;
 
 use kvorum::core::SessionBounds;
-use kvorum_protocol::{Batch, BatchHeader, Command, LogIndex, Term};
+use kvorum_protocol::{Batch, BatchHeader, Command, LogIndex, MemberList, Term};
 
 use super::effects::Effects;
 use super::{Checked, ensure};
-use crate::image::LogImage;
+use crate::image::{LogImage, list_in};
 use crate::network::Place;
 
 /// Every batch that anybody ever knew to be decided, in order.
 pub struct Ledger {
     decided: Vec<Decided>,
     effects: Effects,
+    /// The last member list among them.
+    members: Option<MemberList>,
     sessions: SessionBounds,
 }
 
@@ -26,7 +28,7 @@ struct Decided {
 
 impl Ledger {
     pub fn new(sessions: SessionBounds) -> Ledger {
-        Ledger { decided: Vec::new(), effects: Effects::new(sessions), sessions }
+        Ledger { decided: Vec::new(), effects: Effects::new(sessions), members: None, sessions }
     }
 
     /// A node in this term knows that the entries behind the start of the range, up to its end, are
@@ -52,6 +54,7 @@ impl Ledger {
                 None => {
                     is_on_a_majority(place, header, voters)?;
                     self.effects.decided(batch);
+                    self.members = list_in(batch).or(self.members.take());
                     self.decided.push(Decided { batch: batch.clone(), in_term: term });
                 }
             }
@@ -91,6 +94,11 @@ impl Ledger {
             })?;
         }
         Ok(())
+    }
+
+    /// The last member list that is decided.
+    pub fn members(&self) -> Option<&MemberList> {
+        self.members.as_ref()
     }
 
     /// Whether an entry of this term is decided.

@@ -116,8 +116,14 @@ impl Invariants {
         mut image: LogImage,
         snapshot: Option<&LogEnd>,
     ) -> Checked {
+        // A snapshot may have become durable since the last record, or have been so before.
+        let log_end = image.end();
+        if let Some(end) = snapshot {
+            image.install(end, self.ledger.batches_up_to(end.index));
+        }
         let durable = &self.durable[place];
-        let is_same = image.lsn != durable.lsn || image.end() == durable.end();
+        let ends = [log_end, image.end()];
+        let is_same = image.lsn != durable.lsn || ends.contains(&durable.end());
         ensure(is_same, "what is durable survives a crash", || {
             format!("the log ended at {}, now it does at {}", durable.end(), image.end())
         })?;
@@ -126,9 +132,6 @@ impl Invariants {
             format!("records up to {} were durable, {} came back", durable.lsn, image.lsn)
         })?;
         self.elections.comes_back(place, image.term)?;
-        if let Some(end) = snapshot {
-            image.install(end, self.ledger.batches_up_to(end.index));
-        }
         self.sealed[place] = image.clone();
         self.durable[place] = image;
         self.monotonic[place] = monotonic::Life::default();
@@ -249,10 +252,7 @@ impl Invariants {
 
     /// Whether a node is a member by what is decided.
     pub fn is_member(&self, place: Place) -> bool {
-        let lists = self.sealed.iter().filter_map(LogImage::list);
-        let decided = lists.filter(|(index, _)| *index <= self.ledger.end());
-        let last = decided.max_by_key(|(index, _)| *index);
-        last.is_some_and(|(_, list)| list.get(id_of(place)).is_some())
+        self.ledger.members().is_some_and(|list| list.get(id_of(place)).is_some())
     }
 
     /// A node reads part of its log back: as much of what is wanted as there is room for, without

@@ -49,7 +49,7 @@ fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 /// What the two sides came to: how the first to give up failed, or whom they met.
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    Met { dialer: Introduction, acceptor: Introduction },
+    Met { dialer: Box<Introduction>, acceptor: Box<Introduction> },
     DialerRefuses(Reason, Failure),
     AcceptorRefuses(Reason, Failure),
 }
@@ -88,7 +88,8 @@ fn meet(
                     dialer.accept(&mut to_acceptor);
                 }
                 Ok(Step::Ready) => {
-                    let (dialer, acceptor) = (met_dialer.unwrap(), met_acceptor.unwrap());
+                    let [dialer, acceptor] =
+                        [met_dialer, met_acceptor].map(|met| Box::new(met.unwrap()));
                     return Outcome::Met { dialer, acceptor };
                 }
                 Err(Failure::Refuses(refusal)) => {
@@ -110,8 +111,8 @@ fn two_nodes_of_a_cluster_meet_with_and_without_a_secret() {
             meet([one.clone(), two.clone()], [with.clone(), with.clone()], &members(&[1, 2, 3]));
         let has_secret = with.is_some();
         let expected = Outcome::Met {
-            dialer: Introduction { has_secret, ..one },
-            acceptor: Introduction { has_secret, to: NodeId(1), ..two },
+            dialer: Box::new(Introduction { has_secret, ..one }),
+            acceptor: Box::new(Introduction { has_secret, to: NodeId(1), ..two }),
         };
         assert_eq!(met, expected);
     }
