@@ -18,7 +18,7 @@ use crate::chance::Chance;
 use crate::invariants::{Checked, Violation};
 use crate::network::Place;
 use crate::node::{Input, Process};
-use crate::queue::{MICROSECOND, MILLISECOND};
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::world::{Event, World};
 
 /// The cluster of all simulated nodes.
@@ -37,6 +37,8 @@ pub struct SnapshotOptions {
     pub spares_nobody: f64,
     /// How much of one a message carries.
     pub part_bytes: usize,
+    /// Mean time to load one.
+    pub load: Time,
 }
 
 impl SnapshotOptions {
@@ -47,6 +49,8 @@ impl SnapshotOptions {
             kept: chance.one_of(&[1, 2]),
             spares_nobody: chance.one_of(&[0.0, 0.5, 1.0]),
             part_bytes: chance.one_of(&[4 << 10, 16 << 10, 256 << 10]),
+            // Long enough, at times, for another leader to come first.
+            load: chance.one_of(&[10, 10, 1000, 4000]) * MILLISECOND,
         })
     }
 }
@@ -322,11 +326,12 @@ impl World {
         };
         self.checks.is_state_at(place, &head, &state)?;
         process.snapshots.installed = Some(name);
-        let kept = self.options.snapshots.as_ref().map_or(1, |options| options.kept);
+        let options = self.options.snapshots.as_ref();
+        let (kept, load) = options.map_or((1, 0), |options| (options.kept, options.load));
         if let Err(error) = process.snapshots.add(info, kept) {
             self.snapshot_fails(place, &error)?;
         }
-        let at = self.now + self.chance.wait(20 * MILLISECOND);
+        let at = self.now + self.chance.wait(load);
         let life = self.machines[place].life;
         let loaded = Box::new((head, state));
         self.queue.schedule(at, Event::Loaded { place, life, loaded });
