@@ -17,8 +17,8 @@ pub(super) enum MemberCommand {
     /// Add a node, which becomes a voter when it has the log
     ///
     /// Prints the command that starts the new node, and waits for it. It is safe to interrupt that:
-    /// the node stays a learner until `kvorum member promote`. An id is never used twice. To replace
-    /// a node that is gone for good, remove it first, then add another.
+    /// the node stays a learner until `kvorum member promote`. An id is never used twice. To
+    /// replace a node that is gone for good, remove it first, then add another.
     Add(AddFlags),
     /// Remove a member for good; its id is never used again
     ///

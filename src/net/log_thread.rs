@@ -31,6 +31,8 @@ pub struct News {
     pub next_segment: NextSegment,
     /// Bytes of all records since the thread was started, as they take room in the log.
     pub appended_bytes: u64,
+    /// Bytes of all segments that hold records.
+    pub log_bytes: u64,
 }
 
 /// What is submitted at once.
@@ -340,6 +342,7 @@ impl LogLoop {
             room_bytes: self.writer.room(),
             next_segment: self.writer.next_segment(),
             appended_bytes: self.writer.appended_bytes(),
+            log_bytes: self.writer.log_bytes(),
         };
         if group_is_done || self.told != Some(news) {
             self.told = Some(news);

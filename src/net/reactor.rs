@@ -133,21 +133,33 @@ pub struct Reactor {
     retired_at: Option<Instant>,
 }
 
+/// What the loop is put together from.
+pub struct Parts {
+    /// The client port.
+    pub listener: Listener,
+    /// The core.
+    pub node: Node,
+    /// Goes on with the log.
+    pub writer: Writer,
+    /// When its writes count as durable.
+    pub fsync: Fsync,
+    /// Settings and counters.
+    pub server: Server,
+    /// The other members; `None` where nobody can reach this node.
+    pub peers: Option<PeersConfig>,
+    /// What there is of snapshots.
+    pub snapshots: SnapshotsConfig,
+    /// The wish to stop.
+    pub signals: Signals,
+}
+
 impl Reactor {
     /// Registers everything; nothing is served yet.
     ///
     /// # Errors
     /// What the operating system refuses.
-    pub fn new(
-        mut listener: Listener,
-        node: Node,
-        writer: Writer,
-        fsync: Fsync,
-        server: Server,
-        peers: Option<PeersConfig>,
-        snapshots: SnapshotsConfig,
-        signals: Signals,
-    ) -> io::Result<Reactor> {
+    pub fn new(parts: Parts) -> io::Result<Reactor> {
+        let Parts { mut listener, node, writer, fsync, server, peers, snapshots, signals } = parts;
         let poll = Poll::new()?;
         poll.registry().register(listener.source(), LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), LOG)?);
@@ -284,6 +296,7 @@ impl Reactor {
         let news = self.log.news().map_err(Fatal::Log)?;
         self.take_news(news, &now);
         self.hear_peers(&now)?;
+        self.snapshots.take_results(&now, &mut self.node, &mut self.out.replies);
         self.look_for_removal(&now);
         self.node.tick(&now);
         self.speak(&now);
@@ -414,7 +427,7 @@ impl Reactor {
         if let Some(news) = news {
             self.node.durable(news.durable);
             self.node.set_log_room(news.staged, news.room_bytes, news.next_segment);
-            self.snapshots.note_appended(news.appended_bytes);
+            self.snapshots.note_log(news.appended_bytes, news.log_bytes);
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {

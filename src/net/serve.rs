@@ -16,7 +16,7 @@ use super::listener::Listener;
 use super::log_queue::LogState;
 use super::members::{self, Start, list};
 use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
-use super::reactor::{Fatal, Reactor, SURPLUS_MAX};
+use super::reactor::{Fatal, Parts, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
 use super::snapshots::{SnapshotsConfig, Trigger};
@@ -312,9 +312,9 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let (cluster, directory) = (identity.cluster, config.data.clone());
     let node = Node::new(node_config, recovery, writer.room());
     let server = Server::new(config, cluster, address, connections_max);
-    let reactor = Reactor::new(listener, node, writer, fsync, server, peers, snapshots, signals);
-    let mut reactor =
-        reactor.map_err(|source| ServeError::System { action: "set up the loop", source })?;
+    let parts = Parts { listener, node, writer, fsync, server, peers, snapshots, signals };
+    let mut reactor = Reactor::new(parts)
+        .map_err(|source| ServeError::System { action: "set up the loop", source })?;
     let served = reactor.run_until_ready().and_then(|is_ready| {
         for relaxed in relaxed {
             log::warn!("relaxed: {}", relaxed.words());

@@ -100,6 +100,8 @@ pub struct Snapshots {
     recovered_bytes: u64,
     begun_at_bytes: u64,
     appended_bytes: u64,
+    /// Length of the whole log, covered or not.
+    log_bytes: u64,
     retry_at: Instant,
     compact_at: Instant,
     /// Up to where the log was given up.
@@ -128,6 +130,7 @@ impl Snapshots {
             recovered_bytes: log_bytes,
             begun_at_bytes: 0,
             appended_bytes: 0,
+            log_bytes,
             retry_at: Instant::default(),
             compact_at: Instant::default(),
             released: LogIndex(0),
@@ -144,9 +147,9 @@ impl Snapshots {
         !matches!(self.phase, Phase::Idle)
     }
 
-    /// The log thread has written so many bytes since the process began.
-    pub fn note_appended(&mut self, bytes: u64) {
-        self.appended_bytes = bytes;
+    /// The log thread has written so many bytes since the process began, and the log is so long.
+    pub fn note_log(&mut self, appended_bytes: u64, log_bytes: u64) {
+        (self.appended_bytes, self.log_bytes) = (appended_bytes, log_bytes);
     }
 
     /// Somebody wants a snapshot of at least the present state, and is told its index when it is
@@ -184,7 +187,6 @@ impl Snapshots {
         node: &mut Node,
         replies: &mut Vec<Reply>,
     ) -> Option<LogIndex> {
-        self.take_results(now, node, replies);
         if matches!(self.phase, Phase::Idle) && self.is_due(now, node) {
             self.begin(now, node, replies);
         }
@@ -192,7 +194,8 @@ impl Snapshots {
         self.compact(now, node)
     }
 
-    fn take_results(&mut self, now: &Now, node: &mut Node, replies: &mut Vec<Reply>) {
+    /// What the thread has done: to be told to the core before it speaks.
+    pub fn take_results(&mut self, now: &Now, node: &mut Node, replies: &mut Vec<Reply>) {
         let results: Vec<Done> = self.thread.take_results().collect();
         for done in results {
             match done {
@@ -263,8 +266,9 @@ impl Snapshots {
         }
         let Some(head) = node.begin_snapshot() else { return };
         let mut sessions = Vec::new();
-        let session_count = node.snapshot_sessions(&mut sessions);
-        let (head, bytes) = (Box::new(head), node.status().memory_bytes as u64);
+        let count = node.snapshot_sessions(&mut sessions);
+        let bytes = node.status().memory_bytes as u64;
+        let (head, session_count) = (Box::new(head), count);
         self.thread.submit(Job::Begin { head, bytes, session_count, sessions });
         self.waiting = std::mem::take(&mut self.wanted);
         self.begun_at_bytes = self.appended_bytes;
@@ -345,8 +349,8 @@ impl Snapshots {
             return None;
         }
         self.compact_at = now.monotonic.after(COMPACTION_INTERVAL);
-        let log_bytes = self.recovered_bytes + self.appended_bytes - self.begun_at_bytes;
-        let has_room = log_bytes <= LOG_BYTES_BETWEEN_SNAPSHOTS_MAX;
+        // A member may be heard and yet take nothing, for as long as its disk is full.
+        let has_room = self.log_bytes <= OLDER_SNAPSHOT_BYTES_MAX.max(2 * self.log_bytes_max(node));
         let upto = node.compact(oldest, has_room);
         if upto <= self.released {
             return None;

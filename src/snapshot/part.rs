@@ -14,7 +14,7 @@ use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, ReadFile};
 
 /// Reads parts of snapshots. A snapshot stays readable here while its parts are asked for, though
 /// its name may be gone: a newer one has taken its place, and a member must still get the end of
-/// what it has begun to take.
+/// what it has begun to take. After the last part it is let go.
 pub struct PartReader {
     disk: Arc<dyn Disk>,
     part_bytes: usize,
@@ -65,13 +65,18 @@ impl PartReader {
         if bytes.is_empty() {
             return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        Ok(SnapshotPart {
+        let part = SnapshotPart {
             index: info.index,
             index_term: *term,
             total_bytes: info.bytes,
             offset,
             bytes: Bytes::copy_from_slice(bytes),
-        })
+        };
+        if offset + part.bytes.len() as u64 == info.bytes {
+            // Its room on the disk is free again when its name is gone.
+            self.open = None;
+        }
+        Ok(part)
     }
 
     fn find(&self, index: Option<LogIndex>) -> Result<Open, SnapshotError> {

@@ -262,6 +262,12 @@ impl Writer {
         self.appended_bytes
     }
 
+    /// Bytes of all segments that hold records.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>() + self.active.offset
+    }
+
     /// Whose log this is.
     #[must_use]
     pub fn identity(&self) -> &Identity {

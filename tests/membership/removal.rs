@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::load::under_load;
 use crate::support::cluster::Cluster;
+use crate::support::until;
 use crate::{CALM, assert_works, change, grow, wait_for_voters};
 
 #[test]
@@ -68,9 +69,9 @@ fn a_demoted_leader_hands_over_and_stays() {
     let leader = cluster.leader();
     under_load(&mut cluster, |cluster| {
         change(cluster, &["demote", &leader.to_string()]);
-        assert_ne!(cluster.leader(), leader);
+        until("another one leads", || (cluster.leader() != leader).then_some(()));
     });
-    assert_eq!(cluster.node(leader).status("role"), "learner");
+    until("it follows", || (cluster.node(leader).status("role") == "learner").then_some(()));
     change(&cluster, &["promote", &leader.to_string()]);
     wait_for_voters(&cluster, "1,2,3");
     assert_works(&cluster);

@@ -18,7 +18,7 @@ use crate::chance::Chance;
 use crate::invariants::{Checked, Violation};
 use crate::network::Place;
 use crate::node::{Input, Process};
-use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::queue::{MICROSECOND, MILLISECOND};
 use crate::world::{Event, World};
 
 /// The cluster of all simulated nodes.
@@ -37,8 +37,6 @@ pub struct SnapshotOptions {
     pub spares_nobody: f64,
     /// How much of one a message carries.
     pub part_bytes: usize,
-    /// Mean time to load one.
-    pub load: Time,
 }
 
 impl SnapshotOptions {
@@ -49,14 +47,15 @@ impl SnapshotOptions {
             kept: chance.one_of(&[1, 2]),
             spares_nobody: chance.one_of(&[0.0, 0.5, 1.0]),
             part_bytes: chance.one_of(&[4 << 10, 16 << 10, 256 << 10]),
-            // Long enough, at times, for another leader to come first.
-            load: chance.one_of(&[10, 10, 1000, 4000]) * MILLISECOND,
         })
     }
 }
 
 /// Which leader's snapshot: its node, its index, its length.
 type Name = (NodeId, LogIndex, u64);
+
+/// What a snapshot holds.
+type Loaded = (SnapshotHead, State);
 
 /// What a process has to do with snapshots.
 pub struct Snapshots {
@@ -111,7 +110,7 @@ impl World {
         &mut self,
         place: Place,
         disk: &dyn Disk,
-    ) -> Result<(Vec<SnapshotInfo>, Option<(SnapshotHead, State)>), SnapshotError> {
+    ) -> Result<(Vec<SnapshotInfo>, Option<Loaded>), SnapshotError> {
         snapshot::remove_strays(disk)?;
         let mut kept = snapshot::list(disk)?;
         while let Some(newest) = kept.first() {
@@ -127,11 +126,7 @@ impl World {
         Ok((kept, None))
     }
 
-    fn load(
-        &self,
-        disk: &dyn Disk,
-        info: &SnapshotInfo,
-    ) -> Result<(SnapshotHead, State), SnapshotError> {
+    fn load(&self, disk: &dyn Disk, info: &SnapshotInfo) -> Result<Loaded, SnapshotError> {
         let bounds: SessionBounds = self.options.sessions.bounds;
         snapshot::load(disk, info, Some(CLUSTER), 1, bounds)
     }
@@ -326,12 +321,12 @@ impl World {
         };
         self.checks.is_state_at(place, &head, &state)?;
         process.snapshots.installed = Some(name);
-        let options = self.options.snapshots.as_ref();
-        let (kept, load) = options.map_or((1, 0), |options| (options.kept, options.load));
+        let kept = self.options.snapshots.as_ref().map_or(1, |options| options.kept);
         if let Err(error) = process.snapshots.add(info, kept) {
             self.snapshot_fails(place, &error)?;
         }
-        let at = self.now + self.chance.wait(load);
+        let takes = self.chance.one_of(&[5, 50, 1000]) * MILLISECOND;
+        let at = self.now + self.chance.wait(takes);
         let life = self.machines[place].life;
         let loaded = Box::new((head, state));
         self.queue.schedule(at, Event::Loaded { place, life, loaded });

@@ -121,7 +121,8 @@ pub fn words(message: &Message) -> String {
             let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
             let end = offset + bytes.len() as u64;
             format!(
-                "SNAPSHOT_CHUNK term={term} index={index}@{index_term} {offset}..{end}/{total_bytes}"
+                "SNAPSHOT_CHUNK term={term} index={index}@{index_term} \
+                 {offset}..{end}/{total_bytes}"
             )
         }
         Message::SnapshotAck { term, index, offset } => {

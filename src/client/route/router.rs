@@ -25,10 +25,10 @@ const EXPLORE_ONE_IN: u32 = 64;
 
 /// How old the list of members may become while the client is in use: less than a node that was
 /// removed goes on sending its clients to the others.
-const MEMBERS_AGE_MAX: Duration = Duration::from_secs(1);
+const MEMBERS_AGE_MAX: Duration = Duration::from_millis(1500);
 
 /// When nobody has told who the members are: how long after the last question to ask again.
-const MEMBERS_ASK_INTERVAL: Duration = Duration::from_millis(500);
+const MEMBERS_ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where reads go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

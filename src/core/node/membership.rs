@@ -154,8 +154,8 @@ impl Node {
         Ok(index)
     }
 
-    /// A node that is alone says from now on where others find it, so that they can join. False when
-    /// it is not alone, or has not begun to lead.
+    /// A node that is alone says from now on where others find it, so that they can join. False
+    /// when it is not alone, or has not begun to lead.
     pub fn move_lone(&mut self, now: &Now, client: &str, peer: &str) -> bool {
         let Role::Leader { first_index } = self.raft.role() else { return false };
         let is_ready = self.log.committed() >= first_index && self.membership.is_settled();

@@ -13,6 +13,7 @@ use super::{Node, Violation, has_bug};
 use crate::core::following::Parked;
 use crate::core::log::LogEnd;
 use crate::core::output::{Record, SnapshotFetch, SnapshotPart};
+use crate::core::raft::Role;
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
 use crate::core::store::WalkSlice;
@@ -210,23 +211,24 @@ impl Node {
     /// Puts a snapshot, whose file is durable here, in the place of state and log. Answers the
     /// state that is not needed any more, which may take long to drop: the old one, or the new one
     /// when it has come too late.
-    ///
-    /// # Panics
-    /// When the snapshot is of a term that this node has not entered.
     pub fn install(&mut self, now: &Now, head: SnapshotHead, state: State) -> State {
         #[cfg(feature = "seeded-bugs")]
         let state = State { bug: self.state.bug, ..state };
         self.now = now.monotonic;
         let SnapshotHead { end, terms, members, members_index, .. } = head;
-        assert!(end.term <= self.raft.term(), "its leader was heard in this term or before");
         self.following.owes_ack = true;
-        if end.index <= self.log.committed() || self.has(end.index, end.term) {
-            if has_bug!(self, LateSnapshotReplacesState) {
+        // No leader that was heard has cut one in a term to come.
+        let is_foreign = end.term > self.raft.term() || self.raft.is_leader();
+        if is_foreign || end.index <= self.log.committed() || self.has(end.index, end.term) {
+            if has_bug!(self, LateSnapshotReplacesState) && !is_foreign {
                 return std::mem::replace(&mut self.state, state);
             }
             return state;
         }
-        assert!(!self.raft.is_leader(), "a leader has what is committed");
+        if matches!(self.raft.role(), Role::PreCandidate | Role::Candidate) {
+            // Whoever stands for election does so with the log that it had.
+            self.raft.become_follower(None);
+        }
         self.install_log(end, terms);
         if !has_bug!(self, InstallKeepsMembers) {
             self.adopt_members(members_index, members);
