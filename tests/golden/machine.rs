@@ -7,15 +7,14 @@ use std::time::Duration;
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
     Asker, Disagreement, Fetch, Instant, NextSegment, Node, NodeConfig, Now, Options, Output,
-    ReadOutcome, Record, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait,
-    WriteOutcome,
+    ReadOutcome, Recovery, ReplyTo, SessionBounds, TransferError, Violation, Wait, WriteOutcome,
 };
-use kvorum::wal::LogState;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{
-    Batch, Change, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role, batch,
+    Batch, Change, Command, LogIndex, Lsn, Member, MemberList, NodeId, Read, Response, Role,
 };
 
+use super::disk::Disk;
 use super::snapshots::{Snapshot, Snapshots};
 use super::words;
 
@@ -69,22 +68,6 @@ struct Client {
     last_write: LogIndex,
 }
 
-/// A record on the disk, or on its way there.
-struct Written {
-    lsn: Lsn,
-    record: Record,
-    /// What the node knew to be committed then; the log says so too.
-    commit: LogIndex,
-}
-
-/// What the records add up to that are not on the disk any more.
-#[derive(Default)]
-struct Base {
-    lsn: Lsn,
-    state: LogState,
-    commit: LogIndex,
-}
-
 pub struct Machine {
     setup: Setup,
     node: Node,
@@ -93,11 +76,7 @@ pub struct Machine {
     /// What the node has sent and asked for and nobody has taken from here yet.
     pub messages: Vec<(NodeId, Message)>,
     pub fetches: Vec<Fetch>,
-    /// What stood before the records, and was given up.
-    base: Base,
-    records: Vec<Written>,
-    /// What survives a crash.
-    durable: Lsn,
+    disk: Disk,
     snapshots: Snapshots,
     /// A leader's snapshot is installed only when the script says so.
     loads_slowly: bool,
@@ -110,7 +89,8 @@ impl Machine {
     /// First boot, on an empty disk.
     pub fn new(setup: Setup) -> Machine {
         let now = Now { monotonic: Instant(0), wall_ms: START_MS };
-        let node = start(&setup, None, &Base::default(), &[]);
+        let disk = Disk::default();
+        let node = start(&setup, None, &disk);
         Machine {
             setup,
             node,
@@ -118,9 +98,7 @@ impl Machine {
             out: Output::default(),
             messages: Vec::new(),
             fetches: Vec::new(),
-            base: Base::default(),
-            records: Vec::new(),
-            durable: Lsn(0),
+            disk,
             snapshots: Snapshots::default(),
             loads_slowly: false,
             clients: BTreeMap::new(),
@@ -130,14 +108,7 @@ impl Machine {
 
     /// The node stops without warning, and the records behind `kept` never reached the disk.
     pub fn crash(&mut self, kept: Option<Lsn>) -> String {
-        let kept = kept.unwrap_or(self.durable);
-        assert!(kept >= self.durable, "what is durable survives");
-        let mut said = String::new();
-        for lost in self.records.iter().filter(|written| written.lsn > kept) {
-            said += &format!("lost {}", words::record(lost.lsn, &lost.record));
-        }
-        self.records.retain(|written| written.lsn <= kept);
-        self.durable = kept;
+        let mut said = self.disk.crash(kept);
         for ((client, tag), request) in std::mem::take(&mut self.waiting) {
             writeln!(said, "c{client}#{tag} {request}: connection lost").unwrap();
         }
@@ -150,13 +121,13 @@ impl Machine {
 
     /// The process dies, the system goes on: what was written reaches the disk.
     pub fn kill(&mut self) -> String {
-        self.crash(Some(self.written()))
+        self.crash(Some(self.disk.written()))
     }
 
     /// The node starts again, from what its disk holds.
     pub fn restart(&mut self) -> String {
         let newest = self.snapshots.newest();
-        self.node = start(&self.setup, newest, &self.base, &self.records);
+        self.node = start(&self.setup, newest, &self.disk);
         self.out = Output::default();
         let from = newest.map(|newest| format!("starts from snapshot {}\n", newest.head.end.index));
         from.unwrap_or_default() + &self.status()
@@ -268,9 +239,9 @@ impl Machine {
 
     /// The disk has synced up to `upto`, or all that it was given.
     pub fn durable(&mut self, upto: Option<Lsn>) -> String {
-        self.durable = upto.unwrap_or_else(|| self.written());
-        self.node.durable(self.durable);
-        format!("durable lsn={}\n", self.durable)
+        let durable = self.disk.sync(upto);
+        self.node.durable(durable);
+        format!("durable lsn={durable}\n")
     }
 
     pub fn receive(&mut self, from: NodeId, message: Message) -> Result<(), Violation> {
@@ -333,20 +304,11 @@ impl Machine {
     pub fn compact(&mut self, spares_members: bool) -> String {
         let Some(newest) = self.snapshots.newest() else { return "no snapshot\n".to_owned() };
         let upto = self.node.compact(newest.head.end.index, spares_members);
-        let mut state = self.base.state;
-        let mut gone = 0;
-        for (position, written) in (1..).zip(&self.records) {
-            follow(&mut state, written);
-            if state.end.index <= upto && written.lsn <= self.durable {
-                gone = position;
-                self.base = Base { lsn: written.lsn, state, commit: written.commit };
-            }
-        }
-        self.records.drain(..gone);
+        self.disk.release(upto);
         format!("log given up to {upto}\n")
     }
 
-    /// Loading takes time: until the script says `installed`.
+    /// Loading takes time: until the script says `install`.
     pub fn load_slowly(&mut self) {
         self.loads_slowly = true;
     }
@@ -377,32 +339,17 @@ impl Machine {
 
     /// The log without what was taken back: batches by their first index.
     pub fn batches(&self) -> BTreeMap<LogIndex, &Batch> {
-        let mut log = BTreeMap::new();
-        for written in &self.records {
-            match &written.record {
-                Record::Batch(batch) => {
-                    log.insert(batch.header().first_index, batch);
-                }
-                Record::Truncate { end } => log.retain(|first, _| *first <= end.index),
-                Record::Install { .. } => log.clear(),
-                Record::TermVote { .. } => {}
-            }
-        }
-        log
+        self.disk.batches()
     }
 
     pub fn room(&mut self, bytes: u64, behind: Option<Lsn>, next: NextSegment) {
-        let behind = behind.unwrap_or_else(|| self.written());
+        let behind = behind.unwrap_or_else(|| self.disk.written());
         self.node.set_log_room(behind, bytes, next);
-    }
-
-    fn written(&self) -> Lsn {
-        self.records.last().map_or(self.base.lsn, |written| written.lsn)
     }
 
     /// Whether the disk has something to sync.
     pub fn is_behind(&self) -> bool {
-        self.written() > self.durable
+        self.disk.is_behind()
     }
 
     // Speech
@@ -438,23 +385,8 @@ impl Machine {
     pub fn seal(&mut self) -> String {
         self.node.seal(&self.now, &mut self.out);
         assert!(self.out.replies.is_empty(), "seal answers nobody");
-        let mut said = String::new();
-        let mut state = replay(&self.base, &self.records);
         let committed = self.node.status().committed;
-        let truncates = |(_, record): &(Lsn, Record)| {
-            matches!(record, Record::Truncate { .. } | Record::Install { .. })
-        };
-        let mut commit = self.records.last().map_or(self.base.commit, |last| last.commit);
-        if !self.out.records.iter().any(truncates) {
-            // As the log does it: what comes with the entries that it commits is noted later.
-            commit = commit.max(committed.min(state.end.index));
-        }
-        for (lsn, record) in self.out.records.drain(..) {
-            said += &words::record(lsn, &record);
-            let written = Written { lsn, record, commit };
-            follow(&mut state, &written);
-            self.records.push(written);
-        }
+        let said = self.disk.write(committed, &mut self.out.records);
         self.take_messages();
         said
     }
@@ -510,20 +442,11 @@ impl Machine {
 
     /// What the disk holds, and how its batches hang together.
     pub fn log(&self) -> String {
-        let mut said = String::new();
-        for Written { lsn, record, .. } in &self.records {
-            let durable = if *lsn <= self.durable { "durable" } else { "written" };
-            write!(said, "{durable} {}", words::record(*lsn, record)).unwrap();
-            if let Record::Batch(batch) = record {
-                let header = batch.header();
-                writeln!(said, "  crc={:08x} prev={:08x}", header.crc, header.prev_crc).unwrap();
-            }
-        }
-        said
+        self.disk.words()
     }
 }
 
-fn start(setup: &Setup, snapshot: Option<&Snapshot>, base: &Base, records: &[Written]) -> Node {
+fn start(setup: &Setup, snapshot: Option<&Snapshot>, disk: &Disk) -> Node {
     let mut recovery = match snapshot {
         Some(found) => Recovery::from_snapshot(found.head.clone(), found.load(setup.sessions)),
         None => Recovery::with_session_bounds(HASH_SEED, setup.sessions),
@@ -531,22 +454,7 @@ fn start(setup: &Setup, snapshot: Option<&Snapshot>, base: &Base, records: &[Wri
     .of(setup.id);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
     recovery.loses_vote = setup.bug == Some(Bug::VoteLostAtInstall);
-    let LogState { term, voted_for, end } = base.state;
-    recovery.start(base.lsn, term, voted_for, end);
-    for Written { lsn, record, commit } in records {
-        recovery.committed(*commit);
-        match record {
-            Record::Batch(batch) => {
-                let header = batch::check(batch.bytes()).expect("sealed batches are sound");
-                recovery.batch(*lsn, &header, batch.bytes()).expect("a batch of this version");
-            }
-            Record::TermVote { term, voted_for } => recovery.term_vote(*lsn, *term, *voted_for),
-            Record::Truncate { end } => {
-                recovery.truncate(*lsn, *end).expect("what was decided is not taken back");
-            }
-            Record::Install { end } => recovery.install(*lsn, *end).expect("its snapshot is there"),
-        }
-    }
+    disk.recover(&mut recovery);
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
     let config = NodeConfig {
         memory_max: setup.memory_max,
@@ -571,25 +479,4 @@ fn members(setup: &Setup) -> MemberList {
 /// A member, and where it is.
 pub fn member(id: NodeId, role: Role) -> Member {
     Member { id, role, client: format!("n{id}:6379"), peer: format!("n{id}:7379") }
-}
-
-/// What a log comes to.
-fn replay(base: &Base, records: &[Written]) -> LogState {
-    let mut state = base.state;
-    for (position, written) in (base.lsn.0 + 1..).zip(records) {
-        assert_eq!(written.lsn, Lsn(position), "positions have no gap");
-        follow(&mut state, written);
-    }
-    state
-}
-
-/// What every log must be, whatever the script is about: the rules that recovery goes by.
-fn follow(state: &mut LogState, written: &Written) {
-    let continues = match &written.record {
-        Record::Batch(batch) => state.batch(batch.header()),
-        Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
-        Record::Truncate { end } => state.truncate(*end, written.commit),
-        Record::Install { end } => state.install(*end, written.commit),
-    };
-    continues.expect("a record that can come next");
 }

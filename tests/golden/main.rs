@@ -7,6 +7,7 @@
 
 mod cluster;
 mod cluster_script;
+mod disk;
 mod machine;
 mod network;
 mod script;
