@@ -96,16 +96,17 @@ fn a_follower_that_was_away_for_two_million_writes_gets_a_snapshot_under_load() 
     let gone_at = cluster.node(leader).status_number("last");
     let servers = staying.iter().map(|id| cluster.address(*id)).collect::<Vec<_>>().join(",");
     let arguments = ["--follow", "-c", "20", "-p", "32", "--key-space", "50000"];
-    let sizes = ["--value-bytes", "16", "--requests", "2000000"];
+    let sizes = ["--value-bytes", "16", "--requests", "1000000000"];
     let mut load = Load::start(&servers, &[&arguments[..], &sizes].concat());
     // The log goes on without it, but only after a while is nothing kept for it any more.
+    cluster.node(leader).wait_for_status("last", |last| last > gone_at + 2_000_000);
     cluster.node(leader).wait_for_status("log_from", |from| from > gone_at + 200_000);
     cluster.start_node(away);
     let node = cluster.node(away);
     node.wait_for_status("log_from", |from| from > gone_at + 1);
-    assert!(load.is_running(), "it came back too late to tell");
     node.wait_for_status("snapshot", |snapshot| snapshot > gone_at);
-    load.wait();
+    assert!(load.is_running(), "it is endless");
+    drop(load);
     cluster.wait_until_applied(&[1, 2, 3]);
     let keys = cluster.node(leader).status_number("keys");
     assert_eq!(cluster.node(away).status_number("keys"), keys);

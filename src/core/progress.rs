@@ -176,7 +176,8 @@ impl Progress {
     /// The entries at `next` are gone. A snapshot of which the member may have a part already is
     /// gone on with, while it can be read.
     pub fn install(&mut self) {
-        self.mode = Mode::Install(Sending { index: self.begun, ..Sending::default() });
+        let index = self.begun.filter(|index| *index >= self.next);
+        self.mode = Mode::Install(Sending { index, ..Sending::default() });
     }
 
     /// The snapshot that it gets can not be read any more.
