@@ -43,7 +43,8 @@ impl Checkpoints {
     /// # Panics
     /// When `interval` is 0.
     pub fn new(interval: u64, applied: LogIndex) -> Checkpoints {
-        let mut checkpoints = Checkpoints { interval, next: applied, kept: VecDeque::new() };
+        let kept = VecDeque::with_capacity(CHECKPOINTS_KEPT);
+        let mut checkpoints = Checkpoints { interval, next: applied, kept };
         checkpoints.move_behind(applied);
         checkpoints
     }
