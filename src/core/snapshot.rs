@@ -100,11 +100,20 @@ impl SnapshotHead {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// The number at an offset of a layout whose length was checked: of the head, and of the headers
+/// in the file.
+///
+/// # Panics
+/// When `bytes` end before.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the fixed fields"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// The same for a longer one.
+///
+/// # Panics
+/// When `bytes` end before.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(*bytes[at..].first_chunk().expect("within the fixed fields"))
 }
 

@@ -6,6 +6,7 @@ use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use kvorum_protocol::{ClusterId, DecodeError, LogIndex};
 
 use crate::core::SnapshotHead;
+use crate::core::snapshot::{u32_at, u64_at};
 use crate::core::store::SHARDS;
 
 /// The version of the format that this program writes; it reads no other.
@@ -280,14 +281,6 @@ impl fmt::Display for Fault {
             Fault::StateHash => f.write_str("the snapshot holds another state than was cut"),
         }
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the fixed fields"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(*bytes[at..].first_chunk().expect("within the fixed fields"))
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Node {
             self.following.owes_ack = true;
             return Ok(());
         }
-        if self.log.terms().term_at(index).is_some() && index <= self.log.committed() {
+        if index <= self.log.committed() {
             return Err(Violation("its snapshot contradicts committed entries"));
         }
         self.snapshot_parts.push((from, chunk));
@@ -195,17 +195,16 @@ impl Node {
 
     /// Whether a committed entry is in this log, so that all before it are the leader's too.
     fn has(&mut self, index: LogIndex, term: Term) -> bool {
-        if index <= self.log.committed() {
-            return self.log.terms().term_at(index) == Some(term);
+        if self.log.terms().term_at(index) != Some(term) {
+            return false;
         }
-        let is_here = self.log.terms().term_at(index) == Some(term);
-        if is_here {
+        if index > self.log.committed() {
             // A snapshot holds what is committed, and so the log up to there is every leader's.
             let batch = self.log.batch_with(index).expect("what is not committed is in memory");
             let end = batch.header().last_index();
-            self.following.matched = self.following.matched.max(end.min(self.log.end().index));
+            self.following.matched = self.following.matched.max(end);
         }
-        is_here
+        true
     }
 
     /// Puts a snapshot, whose file is durable here, in the place of state and log. Answers the
