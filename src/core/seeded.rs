@@ -106,11 +106,17 @@ pub enum Bug {
     LateSnapshotReplacesState,
     /// Who installs a snapshot goes on with the members that it knew.
     InstallKeepsMembers,
+    /// A node whose log was cut votes as one whose log never went further.
+    RepairForgetsFormerEnd,
+    /// A node whose log was cut forgets the vote that stood in what was damaged.
+    RepairForgetsVote,
+    /// A node whose log was cut stands for election before it has got back what it lacks.
+    RepairedNodeStands,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 48] = [
+    pub const ALL: [Bug; 51] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -159,6 +165,9 @@ impl Bug {
         Bug::VoteLostAtInstall,
         Bug::LateSnapshotReplacesState,
         Bug::InstallKeepsMembers,
+        Bug::RepairForgetsFormerEnd,
+        Bug::RepairForgetsVote,
+        Bug::RepairedNodeStands,
     ];
 
     /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.

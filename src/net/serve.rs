@@ -55,6 +55,11 @@ pub enum ServeError {
         /// The snapshot.
         snapshot: PathBuf,
     },
+    /// The log is damaged, and nobody else has what is lost.
+    NobodyElse {
+        /// The data directory.
+        directory: PathBuf,
+    },
     /// Nobody can be served there.
     Listen {
         /// The address asked for.
@@ -142,6 +147,13 @@ impl fmt::Display for ServeError {
                 "{}: there is no log with this snapshot, as when a restore was interrupted: \
                  empty the directory and run kvorum restore again",
                 snapshot.display()
+            ),
+            ServeError::NobodyElse { directory } => write!(
+                f,
+                "{}: the log has lost entries, and no other voter is known that could have them: \
+                 say who the others are (kvorum serve --repair-from-peers --member ...), or \
+                 restore a backup into another directory (kvorum restore)",
+                directory.display()
             ),
             ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
@@ -251,6 +263,15 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let invited = invitation.as_ref().map(|invitation| invitation.cluster);
     let cluster = invited.or(configured.map(MemberList::cluster_id));
     let Data { writer, recovery, snapshots, log_bytes } = data::open(&config, &disk, cluster)?;
+    if let Some(former) = recovery.former_end() {
+        log::warn!(
+            "the log was repaired: it ends with index {}, and once ended with {} of term {}; until \
+             it is filled again this node does not lead, and votes only for who has that",
+            recovery.last_index(),
+            former.index,
+            former.term
+        );
+    }
     if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
         invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
         if invitation.is_none() {
@@ -259,6 +280,10 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     }
     let Start { members, told_index, joins } =
         members::at_start(&config, &recovery, writer.identity().cluster, invitation)?;
+    let is_alone = members.voters().all(|voter| voter.id == config.id);
+    if is_alone && recovery.former_end().is_some() {
+        return Err(ServeError::NobodyElse { directory: config.data });
+    }
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = own_entry(&config, &members, &recovery)?;
     let has_moved = members.get(config.id).is_some_and(|known| known.peer != own.peer);
@@ -286,7 +311,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             address: own.peer.clone(),
             cluster: identity.cluster,
             incarnation: identity.incarnation,
-            durable: LogState { term: recovery.term(), last: recovery.last_index() },
+            durable: LogState { term: recovery.term(), last: recovery.claimed_index() },
             listener: bind_peers(
                 config.peer_listen.as_deref().unwrap_or(&own.peer),
                 secret.is_some(),
