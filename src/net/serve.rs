@@ -93,6 +93,8 @@ pub enum ServeError {
     Outvoted {
         /// The data directory.
         directory: PathBuf,
+        /// This node.
+        id: NodeId,
         /// Where, and both hashes.
         disagreement: Disagreement,
     },
@@ -173,10 +175,11 @@ impl fmt::Display for ServeError {
                  the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
-            ServeError::Outvoted { directory, disagreement } => write!(
+            ServeError::Outvoted { directory, id, disagreement } => write!(
                 f,
                 "{}: {disagreement}; do not serve from it again: replace the node by one with a \
-                 new id and an empty --data, which the cluster fills",
+                 new id and an empty --data, which the cluster fills (kvorum member remove {id}, \
+                 then kvorum member add)",
                 directory.display()
             ),
             ServeError::Secret(error) => error.fmt(f),
@@ -212,7 +215,7 @@ impl ServeError {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
-            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, disagreement },
+            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, id, disagreement },
             Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
