@@ -98,6 +98,8 @@ pub enum ServeError {
     Outvoted {
         /// The data directory.
         directory: PathBuf,
+        /// This node.
+        id: NodeId,
         /// Where, and both hashes.
         disagreement: Disagreement,
     },
@@ -185,10 +187,11 @@ impl fmt::Display for ServeError {
                  the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
-            ServeError::Outvoted { directory, disagreement } => write!(
+            ServeError::Outvoted { directory, id, disagreement } => write!(
                 f,
                 "{}: {disagreement}; do not serve from it again: replace the node by one with a \
-                 new id and an empty --data, which the cluster fills",
+                 new id and an empty --data, which the cluster fills (kvorum member remove {id}, \
+                 then kvorum member add)",
                 directory.display()
             ),
             ServeError::Secret(error) => error.fmt(f),
@@ -224,7 +227,7 @@ impl ServeError {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
-            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, disagreement },
+            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, id, disagreement },
             Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
