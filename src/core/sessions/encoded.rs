@@ -79,7 +79,7 @@ impl Session {
         if !(1..=SESSION_WINDOW_MAX).contains(&window) || count > window {
             return Err(DecodeError::Invalid("window of a session"));
         }
-        if first == 0 || first.checked_add(u64::from(window)).is_none() {
+        if first == 0 || first.checked_add(u64::from(window) - 1).is_none() {
             return Err(DecodeError::Invalid("first sequence of a session"));
         }
         if id == LogIndex(0) || id > last_used {
@@ -161,6 +161,16 @@ mod tests {
         }
         bytes.push(9);
         assert_eq!(Session::decode(&bytes), Ok((LogIndex(5), session(), &[9][..])));
+    }
+
+    /// A client may begin at the end of all sequences.
+    #[test]
+    fn a_window_up_to_the_last_sequence_is_read() {
+        let last = Session { first: u64::MAX - 15, ..session() };
+        let bytes = encoded(LogIndex(5), &last);
+        assert_eq!(Session::decode(&bytes), Ok((LogIndex(5), last, &[][..])));
+        let beyond = Session { first: u64::MAX - 14, ..session() };
+        assert!(Session::decode(&encoded(LogIndex(5), &beyond)).is_err());
     }
 
     #[test]
