@@ -96,6 +96,8 @@ pub enum Bug {
     SnapshotMissesPreImage,
     /// A snapshot has no sessions.
     SnapshotLosesSessions,
+    /// A snapshot has sessions as they are when the walk comes to them, not as they were.
+    SnapshotOfUsedSessions,
     /// A snapshot says that it goes to the end of the log, which is not applied yet.
     SnapshotOfLaterIndex,
     /// The log is given up to what is committed, not to what snapshots cover.
@@ -110,7 +112,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 48] = [
+    pub const ALL: [Bug; 49] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -154,6 +156,7 @@ impl Bug {
         Bug::RemovedLeaderCounts,
         Bug::SnapshotMissesPreImage,
         Bug::SnapshotLosesSessions,
+        Bug::SnapshotOfUsedSessions,
         Bug::SnapshotOfLaterIndex,
         Bug::CompactsBeyondSnapshot,
         Bug::VoteLostAtInstall,
