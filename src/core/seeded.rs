@@ -96,6 +96,8 @@ pub enum Bug {
     SnapshotMissesPreImage,
     /// A snapshot has no sessions.
     SnapshotLosesSessions,
+    /// A snapshot has sessions as they are when the walk comes to them, not as they were.
+    SnapshotOfUsedSessions,
     /// A snapshot says that it goes to the end of the log, which is not applied yet.
     SnapshotOfLaterIndex,
     /// The log is given up to what is committed, not to what snapshots cover.
@@ -116,7 +118,8 @@ pub enum Bug {
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 51] = [
+    pub const ALL: [Bug; 52] = [
+    pub const ALL: [Bug; 52] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -160,6 +163,7 @@ impl Bug {
         Bug::RemovedLeaderCounts,
         Bug::SnapshotMissesPreImage,
         Bug::SnapshotLosesSessions,
+        Bug::SnapshotOfUsedSessions,
         Bug::SnapshotOfLaterIndex,
         Bug::CompactsBeyondSnapshot,
         Bug::VoteLostAtInstall,
