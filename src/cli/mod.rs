@@ -8,6 +8,7 @@ mod client;
 mod demo;
 mod member;
 mod pairs;
+mod partial;
 mod progress;
 mod prompt;
 mod restore;

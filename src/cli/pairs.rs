@@ -20,7 +20,8 @@ use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use serde_json::{Map, Value};
 
 use super::Error;
-use super::backup::{PartialFile, Source, refuse_existing};
+use super::backup;
+use super::partial::{PartialFile, refuse_existing};
 use super::progress::Progress;
 use super::servers::{ClientError, ClientFlags};
 use super::snapshot::FileOfDisk;
@@ -115,7 +116,7 @@ pub(super) fn export(flags: &ExportFlags) -> Result<(), Error> {
         false => suffixed(&flags.file, ".snapshot"),
     };
     let mut fetched = PartialFile::create(&beside)?;
-    fetched.fetch(Source::open(&flags.client)?, "export: reading")?;
+    backup::fetch(&flags.client, &mut fetched, "export: reading")?;
     export_from(fetched.partial_path(), flags, is_standard)
 }
 
