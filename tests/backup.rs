@@ -361,7 +361,8 @@ fn an_import_names_the_line_that_is_wrong() {
     for (line, expected) in [
         ("nonsense", "wrong.json:2: it is no pair"),
         (r#"{"key":"b"}"#, "wrong.json:2: it is no pair"),
-        (r#"{"key_base64":"?","value":"2"}"#, "wrong.json:2: key_base64 is no base64"),
+        (r#"{"key":"b","key":"c","value":"2"}"#, "it names its key twice at column"),
+        (r#"{"key_base64":"?","value":"2"}"#, "key_base64 is no base64"),
     ] {
         fs::write(&file, format!("{good}\n{line}\n{good}\n")).unwrap();
         refuses(&import, 1, expected);
@@ -370,6 +371,9 @@ fn an_import_names_the_line_that_is_wrong() {
     let long = format!(r#"{{"key":"long","value":"{}"}}"#, "v".repeat(2000));
     fs::write(&file, format!("{good}\n\n{long}\n")).unwrap();
     refuses(&import, 1, "TOO_LARGE");
+    fs::write(&file, "").unwrap();
+    assert_eq!(works(&import), "imported 0 pairs\n");
+    refuses(&["import", "--servers", &address, text(lines.directory.path())], 1, "directory");
     // From a pipe, without a line end at the end.
     let mut child = kvorum()
         .args(["import", "--servers", &address, "-"])

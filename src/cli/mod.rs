@@ -7,6 +7,7 @@ mod backup;
 mod client;
 mod demo;
 mod member;
+mod pair;
 mod pairs;
 mod partial;
 mod progress;
