@@ -343,7 +343,7 @@ fn a_full_disk_leaves_no_half_a_backup() {
     refuses(&["backup", "--servers", server.address(), text(&full)], 1, "free disk space");
     let full = disk.path().join("lines");
     refuses(&["export", "--from", text(&backup), text(&full)], 1, "free disk space");
-    let full = disk.path().join("data");
+    let full = disk.path().join("new/data");
     refuses(&["restore", text(&backup), "--data", text(&full)], 1, "free disk space");
     let left = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(left.filter(|name| name != "lost+found").count(), 0);
