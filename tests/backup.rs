@@ -4,9 +4,14 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread;
 
 use support::child::Ends as _;
 use support::cluster::{Cluster, Place};
@@ -225,6 +230,103 @@ fn a_backup_is_whole_or_not_there() {
     works(&["backup", "--servers", &format!("{nobody},{address}"), text(&backup)]);
 }
 
+/// A server that the backups reach through a proxy, which calls `before_read` whenever one is about
+/// to read its snapshot.
+fn behind_proxy(server: &Server, mut before_read: impl FnMut() + Send + 'static) -> String {
+    const SNAPSHOT_READ: u8 = 0x17;
+    const OPCODE_AT: usize = 12;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server) = (listener.local_addr().unwrap(), server.address().to_owned());
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut to_server = TcpStream::connect(&server).unwrap();
+            let (mut from_server, mut to_client) =
+                (to_server.try_clone().unwrap(), client.try_clone().unwrap());
+            let back = thread::spawn(move || io::copy(&mut from_server, &mut to_client));
+            let (mut bytes, mut is_first) = (vec![0; 1 << 16], true);
+            // A client that waits for each answer sends each request in a piece of its own.
+            while let Ok(count @ 1..) = client.read(&mut bytes) {
+                if is_first && count > OPCODE_AT && bytes[OPCODE_AT] == SNAPSHOT_READ {
+                    before_read();
+                    is_first = false;
+                }
+                to_server.write_all(&bytes[..count]).unwrap();
+            }
+            let _ = to_server.shutdown(Shutdown::Both);
+            let _ = back.join();
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_backup_whose_snapshot_is_replaced_begins_again() {
+    let lines = Lines::new(10);
+    let server = Server::start(&[]);
+    let mut client = server.text();
+    assert_eq!(client.ask("SET k v"), "OK");
+    // Only the two newest are kept, and what goes has gone before the next one is written.
+    let mut replace = move || {
+        for n in 0..3 {
+            assert_eq!(client.ask(&format!("SET k {n}")), "OK");
+            assert!(client.ask("SNAPSHOT").starts_with("SNAPSHOT index="));
+        }
+    };
+    let begins_again = "a newer snapshot has taken the place of this one, beginning again";
+    let times = Arc::new(AtomicUsize::new(1));
+    let left = Arc::clone(&times);
+    let address = behind_proxy(&server, move || {
+        if left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            replace();
+        }
+    });
+    let backup = lines.path("backup");
+    let output = run(&["backup", "--servers", &address, text(&backup)]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches(begins_again).count(), 1);
+    works(&["snapshot", "verify", text(&backup)]);
+
+    times.store(usize::MAX, Relaxed);
+    // The one that was read is kept open for the next reader.
+    assert_eq!(server.text().ask("SET k newer"), "OK");
+    let other = lines.path("other");
+    let output = run(&["backup", "--servers", &address, text(&other)]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(stderr.matches(begins_again).count(), 4, "{stderr}");
+    assert!(stderr.lines().last().unwrap().contains("newer snapshots have taken the place of 5"));
+    assert!(!other.exists() && !lines.path("other.partial").exists());
+}
+
+/// A backup that was killed stands in nobody's way, one that goes on does.
+#[test]
+fn what_a_killed_backup_has_left_is_taken_over() {
+    let lines = Lines::new(10);
+    let server = Server::start(&[]);
+    assert_eq!(server.text().ask("SET k v"), "OK");
+    let (arrived, arrives) = channel();
+    let (go, goes) = channel::<()>();
+    let slow = behind_proxy(&server, move || {
+        arrived.send(()).unwrap();
+        let _ = goes.recv();
+    });
+    let backup = lines.path("backup");
+    let mut first = kvorum()
+        .args(["backup", "--servers", &slow, text(&backup), "--timeout-ms", "60000"])
+        .spawn()
+        .unwrap();
+    arrives.recv().unwrap();
+    let again = ["backup", "--servers", server.address(), text(&backup)];
+    refuses(&again, 1, "backup.partial: another process writes it");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    drop(go);
+    assert!(lines.path("backup.partial").exists());
+    works(&again);
+    assert!(!lines.path("backup.partial").exists());
+}
+
 #[test]
 fn a_full_disk_leaves_no_half_a_backup() {
     let lines = Lines::new(10);
@@ -241,7 +343,7 @@ fn a_full_disk_leaves_no_half_a_backup() {
     refuses(&["backup", "--servers", server.address(), text(&full)], 1, "free disk space");
     let full = disk.path().join("lines");
     refuses(&["export", "--from", text(&backup), text(&full)], 1, "free disk space");
-    let full = disk.path().join("data");
+    let full = disk.path().join("new/data");
     refuses(&["restore", text(&backup), "--data", text(&full)], 1, "free disk space");
     let left = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(left.filter(|name| name != "lost+found").count(), 0);
@@ -259,7 +361,8 @@ fn an_import_names_the_line_that_is_wrong() {
     for (line, expected) in [
         ("nonsense", "wrong.json:2: it is no pair"),
         (r#"{"key":"b"}"#, "wrong.json:2: it is no pair"),
-        (r#"{"key_base64":"?","value":"2"}"#, "wrong.json:2: key_base64 is no base64"),
+        (r#"{"key":"b","key":"c","value":"2"}"#, "it names its key twice at column"),
+        (r#"{"key_base64":"?","value":"2"}"#, "key_base64 is no base64"),
     ] {
         fs::write(&file, format!("{good}\n{line}\n{good}\n")).unwrap();
         refuses(&import, 1, expected);
@@ -268,6 +371,9 @@ fn an_import_names_the_line_that_is_wrong() {
     let long = format!(r#"{{"key":"long","value":"{}"}}"#, "v".repeat(2000));
     fs::write(&file, format!("{good}\n\n{long}\n")).unwrap();
     refuses(&import, 1, "TOO_LARGE");
+    fs::write(&file, "").unwrap();
+    assert_eq!(works(&import), "imported 0 pairs\n");
+    refuses(&["import", "--servers", &address, text(lines.directory.path())], 1, "directory");
     // From a pipe, without a line end at the end.
     let mut child = kvorum()
         .args(["import", "--servers", &address, "-"])

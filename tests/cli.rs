@@ -298,7 +298,7 @@ fn leadership_stays_where_nobody_else_can_take_it() {
     let server = Server::start(&[]);
     let servers = ["--servers", server.address()];
     let output = run(&[&["transfer"][..], &servers].concat());
-    refuses(&output, 1, "BAD_REQUEST there is no other voter");
+    refuses(&output, 2, "BAD_REQUEST there is no other voter");
     let output = run(&[&["transfer", "--to", "1"][..], &servers].concat());
     assert_eq!(output.stdout, b"node 1 leads in term 1\n", "{output:?}");
     refuses(&run(&["transfer", "--to", "0"]), 2, "--to");

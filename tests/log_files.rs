@@ -144,6 +144,26 @@ fn the_next_segment_is_ready_before_it_is_needed_and_old_ones_are_used_again() {
     assert_eq!(recovered.state.term, Term(1), "though the vote's own segment is gone");
 }
 
+/// Whoever writes without a pause for the background work still uses what is there.
+#[test]
+fn a_segment_that_is_needed_at_once_is_made_of_an_old_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FileDisk::open(temp.path(), false).unwrap());
+    let config = WalConfig { segment_bytes_max: 1 << 20, ..config() };
+    let (mut writer, _) = wal::open(disk, config, &mut Told::default()).unwrap();
+    let mut end = LogEnd::default();
+    writer.stage(Lsn(1), &vote());
+    for lsn in 2..=50 {
+        writer.stage(Lsn(lsn), &set(&mut end, 200_000));
+        writer.write().unwrap();
+        writer.release(end.index);
+    }
+    drop(writer);
+    let names = std::fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let count = names.filter(|name| name.to_string_lossy().starts_with("segment-")).count();
+    assert!(count <= 3, "{count} segments for 10 MB in segments of 1 MiB");
+}
+
 #[test]
 fn a_second_process_and_another_node_are_refused() {
     let temp = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use kvorum::disk::{Disk as _, FileDisk};
 use kvorum::snapshot::{self, Chunk, Fault, Reader, SnapshotError, SnapshotInfo, SnapshotWriter};
 use kvorum::wal;
 use kvorum_protocol::{ClusterId, LogIndex};
-use memory_disk::MemoryDisk;
+use memory_disk::{Failure, Loss, MemoryDisk, Operation};
 use snapshot_workload::{CLUSTER, Living, encoded_sessions, load};
 
 /// A snapshot of a few blocks with a chunk of every kind.
@@ -252,6 +252,38 @@ fn strays_larger_than_a_chunk_are_divided() {
     writer.strays(count, &strays).unwrap();
     let info = writer.finish().unwrap();
     assert!(load(&disk, &info, 2).unwrap().1 == expected);
+}
+
+/// Whether a name is durable is not known when the sync of the directory fails.
+#[test]
+fn a_snapshot_whose_name_may_not_be_durable_is_none() {
+    for fails in [Failure::Io, Failure::Full] {
+        let disk = MemoryDisk::new();
+        let mut living = Living::new(30, 40);
+        let older = living.write_snapshot(disk.handle(), 200).unwrap();
+        disk.fail_next(Operation::SyncDirectory, 0, fails);
+        living.write_snapshot(disk.handle(), 200).unwrap_err();
+        assert_eq!(snapshot::list(&disk).unwrap(), std::slice::from_ref(&older));
+        // The next one finds nothing in its way.
+        let newer = living.write_snapshot(disk.handle(), 200).unwrap();
+        assert_eq!(snapshot::list(&disk).unwrap(), [newer, older]);
+    }
+}
+
+/// A crash between the name and the sync of the directory leaves a snapshot that the next power cut
+/// may take away: whoever starts from it has made sure before.
+#[test]
+fn a_snapshot_that_is_there_at_the_start_stays() {
+    let disk = MemoryDisk::new();
+    let mut living = Living::new(30, 40);
+    let info = living.write_snapshot(disk.handle(), 200).unwrap();
+    let (name, moved) = (name_of(&info), "elsewhere");
+    disk.rename(&name, moved).unwrap();
+    disk.sync_dir().unwrap();
+    disk.rename(moved, &name).unwrap();
+    snapshot::remove_strays(&disk).unwrap();
+    let after = disk.after_power_cut(Loss::All, 1);
+    assert_eq!(snapshot::list(&after).unwrap(), [info]);
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::binary::RequestHead;
@@ -13,6 +11,7 @@ use kvorum_protocol::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use kvorum_protocol::{LogIndex, Quorum, Read, Request, SnapshotRead};
 
 use super::Error;
+use super::partial::{PartialFile, refuse_existing};
 use super::progress::Progress;
 use super::servers::ClientFlags;
 use super::snapshot::{print_summary, verify_file};
@@ -25,8 +24,8 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Parts on their way: enough that the network is never idle.
 const PARTS_UNDER_WAY: usize = 4;
 
-/// What the file is called until it is whole.
-const PARTIAL_SUFFIX: &str = ".partial";
+/// How often a snapshot is fetched from its start.
+const BEGINNINGS_MAX: u32 = 5;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BackupFlags {
@@ -41,6 +40,8 @@ pub(super) struct BackupFlags {
 pub(super) enum BackupError {
     /// Something is there already.
     Exists(PathBuf),
+    /// Another process writes this file.
+    InUse(PathBuf),
     /// The file can not be written.
     File {
         /// What was tried, as `"write"`.
@@ -52,6 +53,11 @@ pub(super) enum BackupError {
     },
     /// No server has given its snapshot: what each has said.
     Servers(Vec<String>),
+    /// Newer snapshots have taken the place of those that this server has begun to give.
+    Replaced {
+        /// The server.
+        server: String,
+    },
     /// A server has begun to, and failed.
     Lost {
         /// The server.
@@ -67,12 +73,22 @@ impl fmt::Display for BackupError {
             BackupError::Exists(path) => {
                 write!(f, "{}: is there already: choose another name", path.display())
             }
+            BackupError::InUse(path) => write!(
+                f,
+                "{}: another process writes it: wait until it has, or choose another name",
+                path.display()
+            ),
             BackupError::File { action, path, source } => {
                 write!(f, "can not {action} {}: {source}: {}", path.display(), advice(source))
             }
             BackupError::Servers(said) => {
                 write!(f, "no server gives its data: {}", said.join("; "))
             }
+            BackupError::Replaced { server } => write!(
+                f,
+                "{server}: newer snapshots have taken the place of {BEGINNINGS_MAX}, one after the \
+                 other, while they were read; there is no backup: try again, or another server"
+            ),
             BackupError::Lost { server, what } => {
                 write!(f, "{server}: {what}; there is no backup: try again, or another server")
             }
@@ -82,90 +98,41 @@ impl fmt::Display for BackupError {
 
 pub(super) fn run(flags: &BackupFlags) -> Result<(), Error> {
     refuse_existing(&flags.file)?;
-    let source = Source::open(&flags.client)?;
     let mut file = PartialFile::create(&flags.file)?;
-    file.fetch(source, "backup")?;
+    fetch(&flags.client, &mut file, "backup")?;
     let summary = verify_file(file.partial_path())?;
     file.publish()?;
     Ok(print_summary(&summary)?)
 }
 
-/// Nothing is overwritten.
-pub(super) fn refuse_existing(path: &Path) -> Result<(), BackupError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Err(BackupError::Exists(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(BackupError::File { action: "write", path: path.to_owned(), source }),
+/// Fetches a snapshot of one of the servers, none of which was checked yet. When a newer one takes
+/// its place meanwhile, that is fetched.
+pub(super) fn fetch(
+    flags: &ClientFlags,
+    file: &mut PartialFile,
+    what: &'static str,
+) -> Result<(), BackupError> {
+    let mut beginnings = 0;
+    loop {
+        beginnings += 1;
+        let fetched = Source::open(flags)?.fetch(what, |bytes| file.write(bytes));
+        match fetched {
+            Err(BackupError::Replaced { server }) if beginnings < BEGINNINGS_MAX => {
+                // With standard error gone there is nobody left to tell.
+                let _ = writeln!(
+                    io::stderr(),
+                    "{what}: {server}: a newer snapshot has taken the place of this one, beginning \
+                     again"
+                );
+                file.clear()?;
+            }
+            other => return other,
+        }
     }
-}
-
-/// A file that gets its name when it is whole. Dropped before, it is gone.
-pub(super) struct PartialFile {
-    path: PathBuf,
-    partial: PathBuf,
-    file: File,
-}
-
-impl PartialFile {
-    pub(super) fn create(path: &Path) -> Result<PartialFile, BackupError> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(PARTIAL_SUFFIX);
-        let partial = PathBuf::from(partial);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
-        let file = opened.map_err(|source| fail("create", &partial, source))?;
-        Ok(PartialFile { path: path.to_owned(), partial, file })
-    }
-
-    /// Where it is, for now.
-    pub(super) fn partial_path(&self) -> &Path {
-        &self.partial
-    }
-
-    /// To be written to.
-    pub(super) fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-
-    /// Fetches a snapshot, none of which was checked yet.
-    pub(super) fn fetch(&mut self, source: Source, what: &'static str) -> Result<(), BackupError> {
-        let PartialFile { partial, file, .. } = self;
-        source.fetch(what, |bytes| {
-            file.write_all(bytes).map_err(|source| fail("write", partial, source))
-        })
-    }
-
-    /// It is whole: makes it durable, and gives it its name.
-    pub(super) fn publish(self) -> Result<(), BackupError> {
-        let PartialFile { path, partial, file } = &self;
-        file.sync_all().map_err(|source| fail("sync", partial, source))?;
-        refuse_existing(path)?;
-        fs::rename(partial, path).map_err(|source| fail("rename", partial, source))?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let synced = File::open(parent).and_then(|parent| parent.sync_all());
-        synced.map_err(|source| fail("sync", parent, source))
-    }
-
-    /// What has gone wrong with it.
-    pub(super) fn fail(&self, action: &'static str, source: io::Error) -> BackupError {
-        fail(action, &self.partial, source)
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        // When it has its name it is not here any more; otherwise what is left of it is told apart
-        // by its name.
-        let _ = fs::remove_file(&self.partial);
-    }
-}
-
-fn fail(action: &'static str, path: &Path, source: io::Error) -> BackupError {
-    BackupError::File { action, path: path.to_owned(), source }
 }
 
 /// A running node with a fresh snapshot.
-pub(super) struct Source {
+struct Source {
     connection: Connection,
     index: LogIndex,
     /// For an answer that needs no work.
@@ -175,7 +142,7 @@ pub(super) struct Source {
 impl Source {
     /// Has the first of the servers that can take a snapshot: of a state that holds everything that
     /// was acknowledged before this call.
-    pub(super) fn open(flags: &ClientFlags) -> Result<Source, BackupError> {
+    fn open(flags: &ClientFlags) -> Result<Source, BackupError> {
         let mut said = Vec::new();
         for server in &flags.servers {
             match Source::open_at(server, flags) {
@@ -226,7 +193,9 @@ impl Source {
             let deadline = Instant::now() + self.timeout;
             let reply = self.connection.receive_for(id, deadline);
             let reply = reply.map_err(|error| lost(error.to_string()))?;
-            let (total, bytes) = part(reply, self.index).map_err(lost)?;
+            let Some((total, bytes)) = part(reply, self.index).map_err(lost)? else {
+                return Err(BackupError::Replaced { server });
+            };
             let expected = (total - written.min(total)).min(SNAPSHOT_CHUNK_BYTES_MAX as u64);
             if total_bytes.is_some_and(|before| before != total) || bytes.len() as u64 != expected {
                 return Err(lost("what it sends does not fit together".to_owned()));
@@ -262,13 +231,13 @@ pub(super) fn take_snapshot(connection: &mut Connection) -> Result<LogIndex, Str
     refusal(reply, index)
 }
 
-/// Length of the whole file, and a part of it.
-fn part(reply: Reply, expected: LogIndex) -> Result<(u64, Vec<u8>), String> {
+/// Length of the whole file, and a part of it; `None` when the server has it no more.
+fn part(reply: Reply, expected: LogIndex) -> Result<Option<(u64, Vec<u8>)>, String> {
     match reply {
         Reply::SnapshotPart { index, total_bytes, bytes } if index == expected => {
-            Ok((total_bytes, bytes))
+            Ok(Some((total_bytes, bytes)))
         }
-        Reply::NotFound => Err("a newer snapshot has taken the place of this one".to_owned()),
+        Reply::NotFound => Ok(None),
         other => Err(refusal(other, |_| None::<()>).err().unwrap_or_default()),
     }
 }

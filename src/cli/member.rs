@@ -88,8 +88,16 @@ fn add(flags: &AddFlags) -> Result<(), Error> {
     let id = flags.member.id;
     let before = client.members().map_err(ClientError::Call)?;
     // Whoever was interrupted, and comes again, goes on.
-    if !is_done(&add, &before) {
-        carry_out(&flags.client, &client, &add).map_err(ClientError::Call)?;
+    let is_there = is_done(&add, &before);
+    if is_there && is_done(&Change::Promote(id), &before) {
+        if flags.learner {
+            carry_out(&flags.client, &client, &add).map_err(ClientError::Call)?;
+        }
+        return Ok(writeln!(io::stdout(), "node {id} is a voter already")?);
+    }
+    if !is_there {
+        let made = carry_out(&flags.client, &client, &add);
+        made.or_else(|error| unless_done(&client, &add, error)).map_err(ClientError::Call)?;
     }
     let servers: Vec<&str> = before.members.voters().map(|member| member.client.as_str()).collect();
     let mut out = io::stdout();
@@ -113,7 +121,9 @@ fn promote(flags: &AddFlags, client: &Client, id: NodeId) -> Result<(), Error> {
     let deadline = patience.map(|patience| Instant::now() + patience);
     let mut told = String::new();
     loop {
-        match carry_out(&flags.client, client, &Change::Promote(id)) {
+        let promote = Change::Promote(id);
+        let made = carry_out(&flags.client, client, &promote);
+        match made.or_else(|error| unless_done(client, &promote, error)) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -149,6 +159,19 @@ fn carry_out(flags: &ClientFlags, client: &Client, change: &Change) -> Result<()
         pause();
     }
     Err(error)
+}
+
+/// A change that somebody else has made meanwhile is refused, and yet there.
+fn unless_done(
+    client: &Client,
+    change: &Change,
+    error: client::Error,
+) -> Result<(), client::Error> {
+    let is_refused = error.kind() == ErrorKind::WrongUsage;
+    match is_refused && client.members().is_ok_and(|line| is_done(change, &line)) {
+        true => Ok(()),
+        false => Err(error),
+    }
 }
 
 /// Whether the members are as if the change was made.

@@ -1,13 +1,15 @@
 //! The command line: `kvorum serve` (also plain `kvorum`) and the tools beside it.
 //!
 //! Exit codes: 0, it worked; 1, it did not, with one line on standard error that says why; 2, the
-//! command line or the configuration is wrong.
+//! command line or the configuration is wrong, or asks for what makes no sense to the cluster.
 
 mod backup;
 mod client;
 mod demo;
 mod member;
+mod pair;
 mod pairs;
+mod partial;
 mod progress;
 mod prompt;
 mod repair;

@@ -1,26 +1,14 @@
 //! `kvorum export` and `kvorum import`: all keys and values as JSON lines.
-//!
-//! One pair a line, an object with exactly two names. What is UTF-8 stands as it is, under `key`
-//! and `value`; what is not stands in base64 (RFC 4648, with padding), under `key_base64` and
-//! `value_base64`:
-//!
-//! ```text
-//! {"key":"greeting","value":"hello"}
-//! {"key":"picture","value_base64":"iVBORw0KGgo="}
-//! ```
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use serde_json::{Map, Value};
-
 use super::Error;
-use super::backup::{PartialFile, Source, refuse_existing};
+use super::backup;
+use super::pair::{LINE_BYTES_MAX, parse_pair, write_pair};
+use super::partial::{PartialFile, refuse_existing};
 use super::progress::Progress;
 use super::servers::{ClientError, ClientFlags};
 use super::snapshot::FileOfDisk;
@@ -30,9 +18,6 @@ use crate::snapshot::{Chunk, Reader, verify};
 
 /// Stands for standard input or output.
 const STANDARD: &str = "-";
-
-/// The longest line that can be a pair: each byte of it as `\u0000`.
-const LINE_BYTES_MAX: u64 = 6 * (KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + 64;
 
 /// Writes that are on their way at once.
 const WRITES_UNDER_WAY: usize = 4096;
@@ -115,7 +100,7 @@ pub(super) fn export(flags: &ExportFlags) -> Result<(), Error> {
         false => suffixed(&flags.file, ".snapshot"),
     };
     let mut fetched = PartialFile::create(&beside)?;
-    fetched.fetch(Source::open(&flags.client)?, "export: reading")?;
+    backup::fetch(&flags.client, &mut fetched, "export: reading")?;
     export_from(fetched.partial_path(), flags, is_standard)
 }
 
@@ -165,24 +150,6 @@ fn write_pairs(mut reader: Reader<'_>, of: u64, out: &mut impl Write) -> Result<
     Ok(())
 }
 
-fn write_pair(key: &[u8], value: &[u8], out: &mut impl Write) -> io::Result<()> {
-    out.write_all(b"{")?;
-    write_bytes("key", key, out)?;
-    out.write_all(b",")?;
-    write_bytes("value", value, out)?;
-    out.write_all(b"}\n")
-}
-
-fn write_bytes(name: &str, bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
-    match str::from_utf8(bytes) {
-        Ok(text) => {
-            write!(out, "\"{name}\":")?;
-            serde_json::to_writer(out, text).map_err(io::Error::from)
-        }
-        Err(_) => write!(out, "\"{name}_base64\":\"{}\"", BASE64_STANDARD.encode(bytes)),
-    }
-}
-
 // Import
 
 pub(super) fn import(flags: &ImportFlags) -> Result<(), Error> {
@@ -215,7 +182,7 @@ impl Import<'_> {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+            let read = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
             match read {
                 Ok(0) => break,
                 Ok(_) => {}
@@ -226,7 +193,11 @@ impl Import<'_> {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let sent = parse_pair(&line).and_then(|(key, value)| {
+            let pair = match line.len() {
+                ..=LINE_BYTES_MAX => parse_pair(&line),
+                _ => Err(format!("it is longer than {LINE_BYTES_MAX} bytes, so it is no pair")),
+            };
+            let sent = pair.and_then(|(key, value)| {
                 self.pipeline.set(&key, &value).map_err(|error| error.to_string())
             });
             if let Err(what) = sent {
@@ -256,78 +227,5 @@ impl Import<'_> {
 
     fn stop(&self, line: Option<u64>, what: String) -> ImportError {
         ImportError::Line { path: self.path.to_owned(), line, what, stored: self.stored }
-    }
-}
-
-/// Reads a line.
-fn parse_pair(line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
-    const SHAPE: &str = r#"it is no pair such as {"key":"k","value":"v"}"#;
-    let object: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|error| format!("{SHAPE}: {error}"))?;
-    let (Some(key), Some(value), 2) =
-        (take_bytes("key", &object)?, take_bytes("value", &object)?, object.len())
-    else {
-        return Err(SHAPE.to_owned());
-    };
-    Ok((key, value))
-}
-
-fn take_bytes(name: &str, object: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
-    let encoded = format!("{name}_base64");
-    match (object.get(name), object.get(&encoded)) {
-        (Some(Value::String(text)), None) => Ok(Some(text.clone().into_bytes())),
-        (None, Some(Value::String(text))) => {
-            let bytes = BASE64_STANDARD.decode(text);
-            bytes.map(Some).map_err(|error| format!("{encoded} is no base64: {error}"))
-        }
-        _ => Ok(None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn text_stands_as_it_is_and_other_bytes_in_base64() {
-        let line = |key: &[u8], value: &[u8]| {
-            let mut out = Vec::new();
-            write_pair(key, value, &mut out).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(
-            line(b"k", "\u{e4}\n\"".as_bytes()),
-            "{\"key\":\"k\",\"value\":\"\u{e4}\\n\\\"\"}\n"
-        );
-        assert_eq!(line(b"\xff", b""), "{\"key_base64\":\"/w==\",\"value\":\"\"}\n");
-    }
-
-    proptest! {
-        #[test]
-        fn every_pair_comes_back(key: Vec<u8>, value: Vec<u8>) {
-            let mut line = Vec::new();
-            write_pair(&key, &value, &mut line).unwrap();
-            prop_assert!(line.len() as u64 <= LINE_BYTES_MAX);
-            prop_assert_eq!(parse_pair(&line), Ok((key, value)));
-        }
-    }
-
-    #[test]
-    fn what_is_no_pair_is_refused() {
-        for (line, expected) in [
-            ("", "EOF"),
-            ("[]", "no pair"),
-            (r#"{"key":"k"}"#, "no pair"),
-            (r#"{"key":"k","value":1}"#, "no pair"),
-            (r#"{"key":"k","value":"v","more":1}"#, "no pair"),
-            (r#"{"key":"k","key_base64":"aw==","value":"v"}"#, "no pair"),
-            (r#"{"key":"k","value_base64":"a"}"#, "value_base64 is no base64"),
-            (r#"{"key":"k","value":"v"} x"#, "trailing"),
-        ] {
-            let error = parse_pair(line.as_bytes()).unwrap_err();
-            assert!(error.contains(expected), "{line}: {error}");
-        }
     }
 }

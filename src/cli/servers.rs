@@ -39,10 +39,10 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
-    /// Whether it was refused before any server was asked.
+    /// Whether what was asked makes no sense, here or to a server.
     pub(super) fn is_wrong_usage(&self) -> bool {
-        matches!(self, ClientError::Call(error)
-            if error.kind() == ErrorKind::WrongUsage && error.server().is_none())
+        matches!(self, ClientError::Call(error) if error.kind() == ErrorKind::WrongUsage
+            && (error.server().is_none() || *error.cause() == Cause::BadRequest))
     }
 }
 

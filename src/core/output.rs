@@ -96,6 +96,8 @@ pub struct SnapshotPart {
     pub index_term: Term,
     /// Length of the whole file.
     pub total_bytes: u64,
+    /// What tells the file from others of the same index and length.
+    pub file: u64,
     /// Where in the file `bytes` stand.
     pub offset: u64,
     /// The part; never empty.

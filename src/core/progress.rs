@@ -44,6 +44,8 @@ struct Sending {
     /// The last entry that it covers, once that is known.
     index: Option<LogIndex>,
     total_bytes: u64,
+    /// What tells the file from others of the same index and length.
+    file: u64,
     /// So much of it was sent.
     sent: u64,
     /// So much of it has arrived.
@@ -206,10 +208,16 @@ impl Progress {
     pub fn snapshot_part_sent(&mut self, part: &SnapshotPart, now: Instant) -> bool {
         let Mode::Install(sending) = &mut self.mode else { return false };
         sending.reads = false;
+        let goes_on = sending.sent > 0 && sending.index == Some(part.index);
+        if goes_on && sending.file != part.file {
+            // Another file has taken its place, with which the member could not go on.
+            *sending = Sending::default();
+            return false;
+        }
         let is_wanted =
             sending.index.is_none_or(|index| index == part.index) && sending.sent == part.offset;
         if is_wanted {
-            sending.index = Some(part.index);
+            (sending.index, sending.file) = (Some(part.index), part.file);
             self.begun = Some(part.index);
             sending.total_bytes = part.total_bytes;
             sending.sent += part.bytes.len() as u64;
@@ -218,11 +226,12 @@ impl Progress {
         is_wanted
     }
 
-    /// The member has the snapshot up to `offset`: it may be more than was sent to it by this
-    /// count, or less.
-    pub fn snapshot_acknowledged(&mut self, index: LogIndex, offset: u64, now: Instant) {
+    /// The member has the `file` of the snapshot up to `offset`: it may be more than was sent to it
+    /// by this count, or less. The file may be one that an earlier leader has sent.
+    pub fn snapshot_acknowledged(&mut self, index: LogIndex, file: u64, offset: u64, now: Instant) {
         let Mode::Install(sending) = &mut self.mode else { return };
-        if sending.index != Some(index) || offset > sending.total_bytes {
+        let is_same = (sending.index, sending.file) == (Some(index), file);
+        if !is_same || offset > sending.total_bytes {
             return;
         }
         if offset != sending.acked {
@@ -307,6 +316,9 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use kvorum_protocol::Term;
+
     use super::*;
 
     /// A member comes back from a crash with all entries, but without the knowledge that they are
@@ -328,6 +340,33 @@ mod tests {
         assert_eq!(member.probe_due(), Some(LogIndex(9)));
         member.acknowledge(LogIndex(9), LogIndex(9), start);
         assert_eq!(member.next_to_send(), Some(LogIndex(10)));
+    }
+
+    /// What a member has of the file of an earlier leader is nothing of this one's, unless the two
+    /// are the same.
+    #[test]
+    fn an_acknowledgement_of_another_file_of_the_same_index_is_not_believed() {
+        let start = Instant(0);
+        let mut member = Progress::new(NodeId(2), true, LogIndex(9), start);
+        member.install();
+        let part = |file, offset| SnapshotPart {
+            index: LogIndex(7),
+            index_term: Term(1),
+            total_bytes: 100,
+            file,
+            offset,
+            bytes: Bytes::from_static(&[0; 10]),
+        };
+        assert_eq!(member.snapshot_part_due(), Some((None, 0)));
+        assert!(member.snapshot_part_sent(&part(1, 0), start));
+        member.snapshot_acknowledged(LogIndex(7), 2, 60, start);
+        assert_eq!(member.snapshot_part_due(), Some((Some(LogIndex(7)), 10)));
+        assert!(member.snapshot_part_sent(&part(1, 10), start));
+        member.snapshot_acknowledged(LogIndex(7), 1, 60, start);
+        assert_eq!(member.snapshot_part_due(), Some((Some(LogIndex(7)), 60)));
+        // The leader's own file is another one by now.
+        assert!(!member.snapshot_part_sent(&part(3, 60), start));
+        assert_eq!(member.snapshot_part_due(), Some((None, 0)));
     }
 
     /// A member whose disk is full takes nothing of what it is sent, and says only how far it is.

@@ -119,7 +119,6 @@ pub enum Bug {
 impl Bug {
     /// Every one.
     pub const ALL: [Bug; 52] = [
-    pub const ALL: [Bug; 52] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,

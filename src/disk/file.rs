@@ -1,16 +1,14 @@
 //! The real disk: a locked directory.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::{AlignedBuffer, Contents, Disk, DiskFile, ReadFile, advice};
-
-const LOCK_NAME: &str = "LOCK";
 
 /// Zeros are written in pieces of this size: large enough for full speed with direct I/O, small
 /// enough that the log's own writes get between them.
@@ -76,6 +74,9 @@ impl std::error::Error for DiskError {
 }
 
 impl FileDisk {
+    /// The file whose lock is the directory's.
+    pub const LOCK_NAME: &str = "LOCK";
+
     /// Makes the directory if it is missing (mode 0700) and locks it for this process. With
     /// `direct_io`, files opened for writing bypass the page cache where the file system can.
     ///
@@ -97,15 +98,21 @@ impl FileDisk {
             let synced = File::open(parent).and_then(|parent| parent.sync_all());
             synced.map_err(fail("sync directory", parent))?;
         }
-        let path = directory.join(LOCK_NAME);
+        let path = directory.join(FileDisk::LOCK_NAME);
         let lock = options().create(true).truncate(false).open(&path);
         let lock = lock.map_err(fail("open", &path))?;
+        let locked = || DiskError::Locked { directory: directory.to_owned() };
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(DiskError::Locked { directory: directory.to_owned() });
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked()),
             Err(TryLockError::Error(source)) => return Err(fail("lock", &path)(source)),
+        }
+        // Whoever had the directory may have given it up just now, and have taken the file away
+        // that they had made: then the lock keeps nobody out.
+        let own = lock.metadata().map_err(fail("lock", &path))?;
+        let is_own = |named: Metadata| (named.dev(), named.ino()) == (own.dev(), own.ino());
+        if !fs::symlink_metadata(&path).is_ok_and(is_own) {
+            return Err(locked());
         }
         let access = Access::Exclusive { _lock: lock, direct_io };
         Ok(FileDisk { directory: directory.to_owned(), access })

@@ -19,7 +19,7 @@ use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
 use crate::core::store::WalkSlice;
 use crate::disk::Disk;
-use crate::snapshot::{self, Incoming, SnapshotError, SnapshotInfo, SnapshotWriter};
+use crate::snapshot::{self, Arrivals, SnapshotError, SnapshotInfo, SnapshotWriter};
 
 /// Writing snapshots is less urgent than serving: as `nice(1)` counts.
 const NICENESS: i32 = 5;
@@ -64,6 +64,8 @@ pub enum Done {
     Kept {
         /// The last entry that it covers.
         index: LogIndex,
+        /// Which file.
+        file: u64,
         /// So many bytes of it.
         offset: u64,
     },
@@ -90,7 +92,8 @@ impl SnapshotThread {
     ) -> io::Result<SnapshotThread> {
         let (jobs, waiting) = channel();
         let (done, results) = channel();
-        let mut work = Work { disk, cluster, writer: None, incoming: None, installed: None, done };
+        let arrivals = Arrivals::new(Arc::clone(&disk));
+        let mut work = Work { disk, cluster, writer: None, arrivals, done };
         let run = move || {
             // Of this thread only, on Linux. Where it is not allowed the work is done all the same.
             if let Err(error) = rustix::process::nice(NICENESS) {
@@ -118,17 +121,12 @@ impl SnapshotThread {
     }
 }
 
-/// Which leader's snapshot: its node, its index, its length.
-type Name = (NodeId, LogIndex, u64);
-
 /// The thread's side.
 struct Work {
     disk: Arc<dyn Disk>,
     cluster: ClusterId,
     writer: Option<SnapshotWriter>,
-    incoming: Option<(Name, Incoming)>,
-    /// The last one that has come as a whole.
-    installed: Option<Name>,
+    arrivals: Arrivals,
     done: Sender<Done>,
 }
 
@@ -211,70 +209,38 @@ impl Work {
 
     // A leader's
 
-    fn keep(&mut self, from: NodeId, chunk: &SnapshotChunk) {
-        let (index, name) = (chunk.index, (from, chunk.index, chunk.total_bytes));
-        if self.installed == Some(name) {
-            self.tell(Done::Kept { index, offset: chunk.total_bytes });
-            return;
-        }
-        match self.take_part(name, chunk) {
+    fn keep(&mut self, from: NodeId, part: &SnapshotChunk) {
+        match self.take_part(from, part) {
             Ok(None) => {}
             Ok(Some(offset)) => {
-                self.tell(Done::Kept { index, offset });
-                if offset == chunk.total_bytes {
-                    self.install(name);
+                self.tell(Done::Kept { index: part.index, file: part.file, offset });
+                if self.arrivals.is_whole() {
+                    self.install(from);
                 }
             }
-            Err(error) => {
-                log::error!("the snapshot of node {from} can not be kept: {error}");
-                self.incoming = None;
-            }
+            Err(error) => log::error!("the snapshot of node {from} can not be kept: {error}"),
         }
     }
 
-    /// Writes a part, if it is the next one; answers how far the file is.
     fn take_part(
         &mut self,
-        name: Name,
-        chunk: &SnapshotChunk,
+        from: NodeId,
+        part: &SnapshotChunk,
     ) -> Result<Option<u64>, SnapshotError> {
-        if self.incoming.as_ref().is_none_or(|(known, _)| *known != name) {
-            self.incoming = None;
-            if chunk.offset > 0 {
-                return Ok(None);
-            }
-            log::info!(
-                "node {} sends its snapshot of index {}, {} MiB",
-                name.0,
-                name.1,
-                name.2 >> 20
-            );
-            self.check_space(chunk.total_bytes)?;
-            let incoming = Incoming::create(Arc::clone(&self.disk), chunk.index)?;
-            self.incoming = Some((name, incoming));
+        if self.arrivals.is_beginning(part) {
+            let mib = part.total_bytes >> 20;
+            log::info!("node {from} sends its snapshot of index {}, {mib} MiB", part.index);
+            self.check_space(part.total_bytes)?;
         }
-        let (_, incoming) = self.incoming.as_mut().expect("just made");
-        if incoming.offset() == chunk.offset {
-            incoming.write(chunk.offset, &chunk.bytes)?;
-        }
-        Ok(Some(incoming.offset()))
+        self.arrivals.take(part)
     }
 
     /// All parts are here.
-    fn install(&mut self, name: Name) {
-        let (_, incoming) = self.incoming.take().expect("its last part has just come");
-        let loaded = incoming.finish(Some(self.cluster)).and_then(|info| {
-            let bounds = SessionBounds::default();
-            let loaded = snapshot::load(&*self.disk, &info, Some(self.cluster), THREADS, bounds)?;
-            Ok((info, loaded))
-        });
-        match loaded {
-            Ok((info, loaded)) => {
-                self.installed = Some(name);
-                self.tell(Done::Installed(info, Box::new(loaded)));
-            }
+    fn install(&mut self, from: NodeId) {
+        match self.arrivals.finish(self.cluster, THREADS, SessionBounds::default()) {
+            Ok((info, loaded)) => self.tell(Done::Installed(info, Box::new(loaded))),
             Err(error) => {
-                log::error!("the snapshot of node {} can not be used: {error}", name.0);
+                log::error!("the snapshot of node {from} can not be used: {error}");
             }
         }
     }

@@ -229,7 +229,7 @@ impl Snapshots {
                     log::error!("no snapshot, the log grows on: {error}");
                     self.give_up(now, node, replies);
                 }
-                Done::Kept { index, offset } => node.snapshot_kept(index, offset),
+                Done::Kept { index, file, offset } => node.snapshot_kept(index, file, offset),
                 Done::Installed(snapshot, loaded) => {
                     self.give_up(now, node, replies);
                     let (head, state) = *loaded;

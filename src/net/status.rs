@@ -41,6 +41,8 @@ pub fn relaxed(turn: &Turn<'_>) -> Vec<Relaxed> {
 /// What TRANSFER is told.
 pub fn transfer<'t>(turn: &'t mut Turn<'_>, to: Option<NodeId>) -> Response<'t> {
     let refuse = |message| Response::Error { code: ErrorCode::BadRequest, message };
+    // The same request may succeed soon.
+    let put_off = |message| Response::Error { code: ErrorCode::Busy, message };
     match turn.node.transfer(turn.now, to) {
         Ok(()) => Response::Ok,
         Err(TransferError::NotLeader(leader)) => {
@@ -49,8 +51,8 @@ pub fn transfer<'t>(turn: &'t mut Turn<'_>, to: Option<NodeId>) -> Response<'t> 
         }
         Err(TransferError::Alone) => refuse("there is no other voter"),
         Err(TransferError::NotVoter(_)) => refuse("no voter has this id"),
-        Err(TransferError::Silent(_)) => refuse("this voter does not answer"),
-        Err(TransferError::AllSilent) => refuse("no other voter answers"),
+        Err(TransferError::Silent(_)) => put_off("this voter does not answer"),
+        Err(TransferError::AllSilent) => put_off("no other voter answers"),
     }
 }
 

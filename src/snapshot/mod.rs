@@ -3,7 +3,7 @@
 //!
 //! # How to drive it
 //! [`SnapshotWriter`] writes what a walk over the store hands out, on a thread of its own.
-//! [`Incoming`] takes the file of another node. Both give the file its name when it is whole and
+//! [`Incoming`] takes the file of another node, and [`Arrivals`] says which one. Both give the file its name when it is whole and
 //! durable. At start [`remove_strays`] clears away what a crash has left of that, [`list`] says
 //! what there is, and [`load`] builds the state from the newest that is good. [`verify`] checks
 //! every byte without building anything, and [`Reader`] hands out what is in there.
@@ -13,6 +13,7 @@
 //! - What can be read back is what was written, or it is refused, with the place named.
 //! - Writing one touches no other.
 
+mod arrivals;
 mod copy;
 mod error;
 mod incoming;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 
 use kvorum_protocol::LogIndex;
 
+pub use arrivals::Arrivals;
 pub use copy::copy;
 pub use error::SnapshotError;
 pub use incoming::Incoming;
@@ -92,8 +94,9 @@ pub fn set_aside(disk: &dyn Disk, info: &SnapshotInfo) -> Result<(), SnapshotErr
     renamed.map_err(|source| io_error(disk, "rename", &name, source))
 }
 
-/// Removes what a crash has left of snapshots that were being written or received. To be called
-/// at start, before anything else is done here.
+/// Removes what a crash has left of snapshots that were being written or received, and makes
+/// durable which ones are there: a crash can have left a name that the next one would take away.
+/// To be called at start, before anything else is done here.
 ///
 /// # Errors
 /// The system refuses to.
@@ -105,7 +108,7 @@ pub fn remove_strays(disk: &dyn Disk) -> Result<(), SnapshotError> {
             Ok(()) => {}
         }
     }
-    Ok(())
+    disk.sync_dir().map_err(|source| io_error(disk, "sync the directory of", "", source))
 }
 
 fn io_error(disk: &dyn Disk, action: &'static str, name: &str, source: io::Error) -> SnapshotError {

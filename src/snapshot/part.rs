@@ -1,5 +1,6 @@
 //! Reading a snapshot in parts, for a member that gets it over the network.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ struct Open {
     info: SnapshotInfo,
     /// The term of its last entry.
     term: Term,
+    /// What tells the file from others of the same index and length.
+    number: u64,
     file: Box<dyn ReadFile>,
 }
 
@@ -61,22 +64,23 @@ impl PartReader {
             self.open.remove(0);
         }
         self.open.push(open);
-        let Open { info, term, file } = self.open.last().expect("just opened");
-        let io = |source| io_error(&*self.disk, "read", &snapshot_name(info.index), source);
+        let Open { info, term, number, file } = self.open.last().expect("just opened");
+        let fail = |source| io_error(&*self.disk, "read", &snapshot_name(info.index), source);
         let block = BLOCK_BYTES as u64;
         let (start, skipped) = (offset / block * block, offset % block);
         let mut buffer = AlignedBuffer::new();
         buffer.extend_zeros(self.part_bytes);
-        let found = file.read_at(start, buffer.as_mut_slice()).map_err(io)?;
+        let found = file.read_at(start, buffer.as_mut_slice()).map_err(fail)?;
         let skipped = usize::try_from(skipped).expect("less than a block");
         let bytes = buffer.as_slice().get(skipped..found).unwrap_or_default();
         if bytes.is_empty() {
-            return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(fail(io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(SnapshotPart {
             index: info.index,
             index_term: *term,
             total_bytes: info.bytes,
+            file: *number,
             offset,
             bytes: Bytes::copy_from_slice(bytes),
         })
@@ -93,12 +97,25 @@ impl PartReader {
         let mut found = list(disk)?.into_iter();
         let Some(info) = found.find(|info| index.is_none_or(|index| info.index == index)) else {
             let name = snapshot_name(index.unwrap_or_default());
-            return Err(io_error(disk, "read", &name, std::io::ErrorKind::NotFound.into()));
+            return Err(io_error(disk, "read", &name, io::ErrorKind::NotFound.into()));
         };
         let name = snapshot_name(info.index);
         let term = Reader::open(disk, &name, None)?.head().end.term;
         let file = disk.open_to_read(&name);
-        let file = file.map_err(|source| io_error(disk, "read", &name, source))?;
-        Ok(Open { info, term, file })
+        let fail = |source| io_error(disk, "read", &name, source);
+        let file = file.map_err(fail)?;
+        let number = number(&*file, info.bytes).map_err(fail)?;
+        Ok(Open { info, term, number, file })
     }
+}
+
+/// The checksum of the last block: it holds the header of the last chunk, which is chained to the
+/// headers before it, and so to every byte of the file.
+fn number(file: &dyn ReadFile, bytes: u64) -> io::Result<u64> {
+    let block = BLOCK_BYTES as u64;
+    let mut last = AlignedBuffer::new();
+    last.extend_zeros(BLOCK_BYTES);
+    let start = (bytes / block).saturating_sub(1) * block;
+    let found = file.read_at(start, last.as_mut_slice())?;
+    Ok(u64::from(crc32fast::hash(&last.as_slice()[..found])))
 }

@@ -297,7 +297,12 @@ impl TemporaryFile {
         let renamed = self.disk.rename(self.name, &name);
         renamed.map_err(|source| self.error("rename", source))?;
         self.is_published = true;
-        self.disk.sync_dir().map_err(|source| self.error("sync the directory of", source))?;
+        self.disk.sync_dir().map_err(|source| {
+            // Nobody may rely on a name that a power cut may take away. Should this fail, too, then
+            // the next start makes the name durable before it relies on it.
+            let _ = self.disk.remove(&name);
+            self.error("sync the directory of", source)
+        })?;
         Ok(SnapshotInfo { index, bytes: self.offset, path: self.disk.path(&name) })
     }
 

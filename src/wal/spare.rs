@@ -164,17 +164,23 @@ impl Spares {
         let wants_spare = self.ready(bytes).is_none();
         match self.released.front() {
             Some(oldest) if wants_spare && oldest.bytes >= bytes => {
-                let bytes = oldest.bytes;
-                Some(Job::Prepare { sequence, bytes, recycle: self.released.pop_front() })
+                Some(self.preparation(sequence, bytes))
             }
             // The others are kept for the next times, if they are long enough: as many as have once
             // been in use will be again before the next snapshot.
             Some(oldest) if oldest.bytes < bytes || self.released_bytes() > self.kept_bytes_max => {
                 self.released.pop_front().map(Job::Remove)
             }
-            _ if wants_spare => Some(Job::Prepare { sequence, bytes, recycle: None }),
+            _ if wants_spare => Some(self.preparation(sequence, bytes)),
             _ => None,
         }
+    }
+
+    /// Makes a spare from the oldest segment that was released, if that is long enough.
+    fn preparation(&mut self, sequence: u64, bytes: u64) -> Job {
+        let recycle = self.released.pop_front_if(|oldest| oldest.bytes >= bytes);
+        let bytes = recycle.map_or(bytes, |released| released.bytes);
+        Job::Prepare { sequence, bytes, recycle }
     }
 
     fn released_bytes(&self) -> u64 {
@@ -216,14 +222,17 @@ impl Spares {
                 }
                 self.failure = None;
             }
-            Err(error) => {
-                let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) = &job;
-                self.fail(*sequence, &error);
-                // Back in its place, so that the order stays.
-                if let Job::Prepare { recycle: Some(released), .. } | Job::Remove(released) = job {
-                    self.released.push_front(released);
-                }
-            }
+            Err(error) => self.take_back(job, &error),
+        }
+    }
+
+    /// The job has failed.
+    fn take_back(&mut self, job: Job, error: &io::Error) {
+        let (Job::Prepare { sequence, .. } | Job::Remove(Released { sequence, .. })) = &job;
+        self.fail(*sequence, error);
+        // Back in its place, so that the order stays.
+        if let Job::Prepare { recycle: Some(released), .. } | Job::Remove(released) = job {
+            self.released.push_front(released);
         }
     }
 
@@ -259,14 +268,20 @@ impl Spares {
         if let Some(spare) = self.ready.take_if(|spare| spare.bytes >= bytes) {
             return Ok(spare);
         }
+        // Nobody has tended since the last one was taken, or it has failed, or is too short.
+        let job = self.preparation(sequence, bytes);
         // As in `start`.
         self.ready = None;
-        let made = prepare(&*self.disk, sequence, bytes, None);
-        match &made {
-            Ok(_) => self.failure = None,
-            Err(error) => self.fail(sequence, error),
+        match execute(&*self.disk, &job) {
+            Ok(spare) => {
+                self.failure = None;
+                Ok(spare.expect("a preparation makes a spare"))
+            }
+            Err(error) => {
+                self.take_back(job, &error);
+                Err(error)
+            }
         }
-        made
     }
 }
 

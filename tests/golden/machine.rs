@@ -275,9 +275,9 @@ impl Machine {
             self.node.snapshot_fetched(&self.now, fetch.member, part);
             has_served = true;
         }
-        for (from, chunk) in std::mem::take(&mut self.snapshots.parts) {
-            if let Some(offset) = self.snapshots.keep(from, &chunk) {
-                self.node.snapshot_kept(chunk.index, offset);
+        for (_, chunk) in std::mem::take(&mut self.snapshots.parts) {
+            if let Some(offset) = self.snapshots.keep(&chunk) {
+                self.node.snapshot_kept(chunk.index, chunk.file, offset);
             }
             has_served = true;
         }

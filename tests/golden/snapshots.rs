@@ -28,8 +28,8 @@ pub struct Making {
     items: Vec<u8>,
 }
 
-/// Which leader's snapshot: its node, its index, its length.
-type Name = (NodeId, LogIndex, u64);
+/// Which snapshot: its index, its length, its file.
+type Name = (LogIndex, u64, u64);
 
 #[derive(Default)]
 pub struct Snapshots {
@@ -199,6 +199,7 @@ impl Snapshots {
             index: head.end.index,
             index_term: head.end.term,
             total_bytes: file.len() as u64,
+            file: u64::from(crc32fast::hash(file)),
             offset: fetch.offset,
             bytes: file.slice(start..file.len().min(start + part_bytes)),
         })
@@ -208,8 +209,8 @@ impl Snapshots {
 
     /// A part comes to the disk; answers how much is there then, unless it is of no use. The last
     /// part makes the whole durable, and it is loaded.
-    pub fn keep(&mut self, from: NodeId, chunk: &SnapshotChunk) -> Option<u64> {
-        let name = (from, chunk.index, chunk.total_bytes);
+    pub fn keep(&mut self, chunk: &SnapshotChunk) -> Option<u64> {
+        let name = (chunk.index, chunk.total_bytes, chunk.file);
         if self.arrived == Some(name) {
             return Some(chunk.total_bytes);
         }

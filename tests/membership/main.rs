@@ -32,12 +32,17 @@ fn change(cluster: &Cluster, words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("words")
 }
 
-/// The same, which must fail; why.
+/// The same, which makes no sense; why.
 #[track_caller]
 fn refusal(cluster: &Cluster, words: &[&str]) -> String {
-    let output = member(cluster, words);
-    assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
-    let line = String::from_utf8(output.stderr).expect("words");
+    failure(&member(cluster, words), 2)
+}
+
+/// The line of a command that has failed with this exit code.
+#[track_caller]
+fn failure(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(line.lines().count(), 1, "{line}");
     line
 }

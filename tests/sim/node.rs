@@ -76,7 +76,8 @@ pub enum Input {
     Lost(NodeId),
     Fetched(NodeId, LogIndex, Vec<Batch>),
     SnapshotFetched(NodeId, Option<SnapshotPart>),
-    SnapshotKept(LogIndex, u64),
+    /// Index and file of a leader's snapshot, and how much of it is here.
+    SnapshotKept(LogIndex, u64, u64),
     /// A leader's snapshot is here as a whole.
     Loaded(Box<(SnapshotHead, State)>),
     /// An operator asks for it.

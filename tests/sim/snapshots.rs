@@ -10,9 +10,9 @@ use kvorum::core::state::State;
 use kvorum::core::store::WalkSlice;
 use kvorum::core::{Now, SessionBounds, SnapshotFetch};
 use kvorum::disk::Disk;
-use kvorum::snapshot::{self, Incoming, PartReader, SnapshotError, SnapshotInfo, SnapshotWriter};
+use kvorum::snapshot::{self, Arrivals, PartReader, SnapshotError, SnapshotInfo, SnapshotWriter};
 use kvorum_protocol::peer::SnapshotChunk;
-use kvorum_protocol::{ClusterId, LogIndex, NodeId};
+use kvorum_protocol::{ClusterId, LogIndex};
 
 use crate::chance::Chance;
 use crate::invariants::{Checked, Violation};
@@ -54,9 +54,6 @@ impl SnapshotOptions {
     }
 }
 
-/// Which leader's snapshot: its node, its index, its length.
-type Name = (NodeId, LogIndex, u64);
-
 /// What a snapshot holds.
 type Loaded = (SnapshotHead, State);
 
@@ -67,12 +64,12 @@ pub struct Snapshots {
     /// Those on the disk, newest first.
     kept: Vec<SnapshotInfo>,
     making: Option<Making>,
-    arriving: Option<(Name, ManuallyDrop<Incoming>)>,
-    installed: Option<Name>,
+    /// A process that dies does not tidy up after itself.
+    arrivals: ManuallyDrop<Arrivals>,
     released: LogIndex,
 }
 
-/// A snapshot that is being written. A process that dies does not tidy up after itself.
+/// A snapshot that is being written.
 struct Making {
     head: SnapshotHead,
     writer: ManuallyDrop<SnapshotWriter>,
@@ -84,13 +81,13 @@ struct Making {
 
 impl Snapshots {
     pub fn new(disk: Arc<dyn Disk>, kept: Vec<SnapshotInfo>, part_bytes: usize) -> Snapshots {
+        let arrivals = Arrivals::new(Arc::clone(&disk));
         Snapshots {
             reader: PartReader::new(Arc::clone(&disk), part_bytes),
             disk,
             kept,
             making: None,
-            arriving: None,
-            installed: None,
+            arrivals: ManuallyDrop::new(arrivals),
             released: LogIndex(0),
         }
     }
@@ -297,47 +294,31 @@ impl World {
         &mut self,
         place: Place,
         process: &mut Process,
-        from: NodeId,
         chunk: &SnapshotChunk,
     ) -> Checked {
-        let name = (from, chunk.index, chunk.total_bytes);
-        let snapshots = &mut process.snapshots;
-        if snapshots.installed == Some(name) {
-            process.inbox.push(Input::SnapshotKept(chunk.index, chunk.total_bytes));
-            self.wake(place);
-            return Ok(());
-        }
-        match take_part(snapshots, name, chunk) {
+        match process.snapshots.arrivals.take(chunk) {
             Ok(None) => Ok(()),
             Ok(Some(offset)) => {
-                process.inbox.push(Input::SnapshotKept(chunk.index, offset));
+                process.inbox.push(Input::SnapshotKept(chunk.index, chunk.file, offset));
                 self.wake(place);
-                if offset == chunk.total_bytes {
-                    return self.take_whole(place, process, name);
+                match process.snapshots.arrivals.is_whole() {
+                    true => self.take_whole(place, process),
+                    false => Ok(()),
                 }
-                Ok(())
             }
-            Err(error) => {
-                drop_arriving(snapshots);
-                self.snapshot_fails(place, &error)
-            }
+            Err(error) => self.snapshot_fails(place, &error),
         }
     }
 
     /// All parts are here: checked, made durable and loaded.
-    fn take_whole(&mut self, place: Place, process: &mut Process, name: Name) -> Checked {
-        let (_, incoming) = process.snapshots.arriving.take().expect("its last part has come");
-        let finished = ManuallyDrop::into_inner(incoming).finish(Some(CLUSTER));
-        let loaded = finished.and_then(|info| {
-            let loaded = self.load(&*process.snapshots.disk, &info)?;
-            Ok((info, loaded))
-        });
-        let (info, (head, state)) = match loaded {
-            Ok(loaded) => loaded,
+    fn take_whole(&mut self, place: Place, process: &mut Process) -> Checked {
+        let bounds = self.options.sessions.bounds;
+        let finished = process.snapshots.arrivals.finish(CLUSTER, 1, bounds);
+        let (info, (head, state)) = match finished {
+            Ok(finished) => finished,
             Err(error) => return self.snapshot_fails(place, &error),
         };
         self.checks.is_state_at(place, &head, &state)?;
-        process.snapshots.installed = Some(name);
         let kept = self.options.snapshots.as_ref().map_or(1, |options| options.kept);
         if let Err(error) = process.snapshots.add(info, kept) {
             self.snapshot_fails(place, &error)?;
@@ -375,35 +356,9 @@ impl World {
     }
 }
 
-fn take_part(
-    snapshots: &mut Snapshots,
-    name: Name,
-    chunk: &SnapshotChunk,
-) -> Result<Option<u64>, SnapshotError> {
-    if snapshots.arriving.as_ref().is_none_or(|(known, _)| *known != name) {
-        drop_arriving(snapshots);
-        if chunk.offset > 0 {
-            return Ok(None);
-        }
-        let incoming = Incoming::create(Arc::clone(&snapshots.disk), chunk.index)?;
-        snapshots.arriving = Some((name, ManuallyDrop::new(incoming)));
-    }
-    let (_, incoming) = snapshots.arriving.as_mut().expect("just made");
-    if incoming.offset() == chunk.offset {
-        incoming.write(chunk.offset, &chunk.bytes)?;
-    }
-    Ok(Some(incoming.offset()))
-}
-
 /// The living tidy up.
 fn drop_making(process: &mut Process) {
     if let Some(making) = process.snapshots.making.take() {
         drop(ManuallyDrop::into_inner(making.writer));
-    }
-}
-
-fn drop_arriving(snapshots: &mut Snapshots) {
-    if let Some((_, incoming)) = snapshots.arriving.take() {
-        drop(ManuallyDrop::into_inner(incoming));
     }
 }

@@ -119,15 +119,15 @@ pub fn words(message: &Message) -> String {
             format!("DURABLE_REPLY term={term} id={id} last={last}@{last_term}")
         }
         Message::SnapshotChunk(chunk) => {
-            let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+            let SnapshotChunk { term, index, index_term, total_bytes, file, offset, bytes } = chunk;
             let end = offset + bytes.len() as u64;
             format!(
-                "SNAPSHOT_CHUNK term={term} index={index}@{index_term} \
+                "SNAPSHOT_CHUNK term={term} index={index}@{index_term} file={file:08x} \
                  {offset}..{end}/{total_bytes}"
             )
         }
-        Message::SnapshotAck { term, index, offset } => {
-            format!("SNAPSHOT_ACK term={term} index={index} offset={offset}")
+        Message::SnapshotAck { term, index, file, offset } => {
+            format!("SNAPSHOT_ACK term={term} index={index} file={file:08x} offset={offset}")
         }
         Message::StateHashRequest { term, index } => {
             format!("STATE_HASH_REQUEST term={term} index={index}")

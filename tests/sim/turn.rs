@@ -118,7 +118,7 @@ impl World {
             Input::Fetched(member, from, batches) => core.fetched(now, member, from, batches),
             Input::Change(change) => self.change_members(place, core, now, &change),
             Input::SnapshotFetched(member, part) => core.snapshot_fetched(now, member, part),
-            Input::SnapshotKept(index, offset) => core.snapshot_kept(index, offset),
+            Input::SnapshotKept(index, file, offset) => core.snapshot_kept(index, file, offset),
             Input::Loaded(loaded) => self.install(place, process, now, *loaded)?,
             Input::Transfer(to) => {
                 let begun = core.transfer(now, to);
@@ -160,8 +160,8 @@ impl World {
             let life = self.machines[place].life;
             self.queue.schedule(at, Event::ReadSnapshot { place, life, fetch });
         }
-        for (from, chunk) in said.snapshot_parts {
-            self.keep_part(place, process, from, &chunk)?;
+        for (_, chunk) in said.snapshot_parts {
+            self.keep_part(place, process, &chunk)?;
         }
         for (number, told) in said.late_answers {
             let is_due = process.waiting.remove(&number).is_some();

@@ -22,7 +22,7 @@ pub const FRAME_HEAD_BYTES: usize = 12;
 pub const APPEND_HEAD_BYTES: usize = FRAME_HEAD_BYTES + 4 * 8;
 
 /// Bytes of a part of a snapshot before the part itself.
-pub const SNAPSHOT_HEAD_BYTES: usize = FRAME_HEAD_BYTES + 5 * 8;
+pub const SNAPSHOT_HEAD_BYTES: usize = FRAME_HEAD_BYTES + 6 * 8;
 
 /// The most bytes of a message that carries neither entries nor a snapshot.
 pub const SMALL_FRAME_BYTES_MAX: usize = FRAME_HEAD_BYTES + 4 * 8;

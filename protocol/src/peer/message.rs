@@ -164,6 +164,8 @@ pub enum Message {
         term: Term,
         /// The last entry that the snapshot covers.
         index: LogIndex,
+        /// Which file, as [`SnapshotChunk::file`] says.
+        file: u64,
         /// So many bytes of it, from its start, are on the member's disk.
         offset: u64,
     },
@@ -179,9 +181,11 @@ pub struct SnapshotChunk {
     pub index: LogIndex,
     /// Its term.
     pub index_term: Term,
-    /// Length of the whole file. With the index and the leader it names the snapshot: no node
-    /// writes two of the same index.
+    /// Length of the whole file.
     pub total_bytes: u64,
+    /// What tells the file from others of the same index and length, which other nodes may have.
+    /// The same file on two nodes has the same number, so that one can go on where the other was.
+    pub file: u64,
     /// Where in the file `bytes` stand.
     pub offset: u64,
     /// The part; never empty.

@@ -69,17 +69,20 @@ impl fmt::Display for Trace<'_> {
                 write!(f, "DURABLE_REPLY term={term} from={from} id={id} last={last}/{last_term}")
             }
             Message::SnapshotChunk(ref chunk) => {
-                let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+                let SnapshotChunk { term, index, index_term, total_bytes, file, offset, bytes } =
+                    chunk;
                 let bytes = bytes.len();
                 write!(
                     f,
                     "SNAPSHOT_CHUNK term={term} leader={from} index={index}/{index_term} \
-                     offset={offset} bytes={bytes} of={total_bytes}"
+                     file={file:08x} offset={offset} bytes={bytes} of={total_bytes}"
                 )
             }
-            Message::SnapshotAck { term, index, offset } => {
-                write!(f, "SNAPSHOT_ACK term={term} from={from} index={index} offset={offset}")
-            }
+            Message::SnapshotAck { term, index, file, offset } => write!(
+                f,
+                "SNAPSHOT_ACK term={term} from={from} index={index} file={file:08x} \
+                 offset={offset}"
+            ),
             Message::StateHashRequest { term, index } => {
                 write!(f, "STATE_HASH_REQUEST term={term} leader={from} index={index}")
             }

@@ -70,8 +70,8 @@ pub fn encode<'a>(message: &'a Message, out: &mut Vec<u8>) -> &'a [Batch] {
             put(out, kind::DURABLE_REPLY, false, &[term.0, id, last.0, last_term.0]);
         }
         Message::SnapshotChunk(ref chunk) => encode_chunk(chunk, out),
-        Message::SnapshotAck { term, index, offset } => {
-            put(out, kind::SNAPSHOT_ACK, false, &[term.0, index.0, offset]);
+        Message::SnapshotAck { term, index, file, offset } => {
+            put(out, kind::SNAPSHOT_ACK, false, &[term.0, index.0, file, offset]);
         }
         Message::StateHashRequest { term, index } => {
             put(out, kind::STATE_HASH_REQUEST, false, &[term.0, index.0]);
@@ -100,10 +100,10 @@ fn encode_append<'a>(append: &'a Append, out: &mut Vec<u8>) -> &'a [Batch] {
 }
 
 fn encode_chunk(chunk: &SnapshotChunk, out: &mut Vec<u8>) {
-    let SnapshotChunk { term, index, index_term, total_bytes, offset, bytes } = chunk;
+    let SnapshotChunk { term, index, index_term, total_bytes, file, offset, bytes } = chunk;
     assert!(bytes.len() <= SNAPSHOT_CHUNK_BYTES_MAX, "a part of a snapshot is over its limit");
     let start = frame::begin(out, kind::SNAPSHOT_CHUNK, 0);
-    for field in [term.0, index.0, index_term.0, *total_bytes, *offset] {
+    for field in [term.0, index.0, index_term.0, *total_bytes, *file, *offset] {
         out.extend_from_slice(&field.to_le_bytes());
     }
     out.extend_from_slice(bytes);
@@ -200,8 +200,8 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
         }
         kind::SNAPSHOT_CHUNK => Message::SnapshotChunk(decode_chunk(bytes)?),
         kind::SNAPSHOT_ACK => {
-            let [own, covered, offset] = fields(body)?;
-            Message::SnapshotAck { term: term(own)?, index: index(covered)?, offset }
+            let [own, covered, file, offset] = fields(body)?;
+            Message::SnapshotAck { term: term(own)?, index: index(covered)?, file, offset }
         }
         kind::STATE_HASH_REQUEST => {
             let [leader, at] = fields(body)?;
@@ -249,14 +249,15 @@ fn decode_append(frame: &Bytes) -> Result<Append, DecodeError> {
 
 fn decode_chunk(frame: &Bytes) -> Result<SnapshotChunk, DecodeError> {
     let head = frame.get(FRAME_HEAD_BYTES..SNAPSHOT_HEAD_BYTES).ok_or(DecodeError::Truncated)?;
-    let [leader, covered, covered_term, total_bytes, offset] = fields(head)?;
+    let [leader, covered, covered_term, total_bytes, file, offset] = fields(head)?;
     let bytes = frame.slice(SNAPSHOT_HEAD_BYTES..);
     let end = offset.checked_add(bytes.len() as u64);
     if bytes.is_empty() || end.is_none_or(|end| end > total_bytes) {
         return Err(DecodeError::Invalid("part of a snapshot"));
     }
     let (index, index_term) = position(covered, covered_term, leader)?;
-    Ok(SnapshotChunk { term: office(leader)?, index, index_term, total_bytes, offset, bytes })
+    let term = office(leader)?;
+    Ok(SnapshotChunk { term, index, index_term, total_bytes, file, offset, bytes })
 }
 
 /// How many bytes the batch at the start of `bytes` says it has; all of them are there.

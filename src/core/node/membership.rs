@@ -63,13 +63,13 @@ impl ChangeRefusal {
     pub fn code(&self) -> ErrorCode {
         match self {
             ChangeRefusal::Refused(refusal) => refusal.code(),
-            // Time alone is likely to change these.
-            ChangeRefusal::TooEarly | ChangeRefusal::Silent(_) | ChangeRefusal::Behind { .. } => {
-                ErrorCode::Busy
-            }
-            ChangeRefusal::InFlight { .. }
-            | ChangeRefusal::NoMajority { .. }
-            | ChangeRefusal::Base { .. }
+            // The same request may succeed soon.
+            ChangeRefusal::TooEarly
+            | ChangeRefusal::InFlight { .. }
+            | ChangeRefusal::Silent(_)
+            | ChangeRefusal::Behind { .. }
+            | ChangeRefusal::NoMajority { .. } => ErrorCode::Busy,
+            ChangeRefusal::Base { .. }
             | ChangeRefusal::Invalid(_)
             | ChangeRefusal::Quorum { .. } => ErrorCode::BadRequest,
         }

@@ -135,8 +135,8 @@ impl Node {
                 self.follow(from);
                 self.on_snapshot_chunk(from, chunk)
             }
-            Message::SnapshotAck { index, offset, .. } => {
-                self.on_snapshot_ack(from, index, offset);
+            Message::SnapshotAck { index, file, offset, .. } => {
+                self.on_snapshot_ack(from, index, file, offset);
                 Ok(())
             }
             Message::StateHashRequest { index, .. } => {

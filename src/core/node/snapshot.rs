@@ -162,18 +162,24 @@ impl Node {
             return;
         };
         if progress.snapshot_part_sent(&part, self.now) {
-            let SnapshotPart { index, index_term, total_bytes, offset, bytes } = part;
-            let chunk = SnapshotChunk { term, index, index_term, total_bytes, offset, bytes };
+            let SnapshotPart { index, index_term, total_bytes, file, offset, bytes } = part;
+            let chunk = SnapshotChunk { term, index, index_term, total_bytes, file, offset, bytes };
             self.send(member, Message::SnapshotChunk(chunk));
         }
     }
 
-    pub(super) fn on_snapshot_ack(&mut self, from: NodeId, index: LogIndex, offset: u64) {
+    pub(super) fn on_snapshot_ack(
+        &mut self,
+        from: NodeId,
+        index: LogIndex,
+        file: u64,
+        offset: u64,
+    ) {
         let now = self.now;
         let Some(leading) = &mut self.leading else { return };
         let Some(member) = leading.member_mut(from) else { return };
         member.heard_at = Some(now);
-        member.snapshot_acknowledged(index, offset, now);
+        member.snapshot_acknowledged(index, file, offset, now);
     }
 
     // The member's side
@@ -196,14 +202,14 @@ impl Node {
         Ok(())
     }
 
-    /// The snapshot of a leader up to `index`, of which a part has come, is on the disk up to
-    /// `offset`.
-    pub fn snapshot_kept(&mut self, index: LogIndex, offset: u64) {
+    /// The `file` of a leader's snapshot up to `index`, of which a part has come, is on the disk up
+    /// to `offset`.
+    pub fn snapshot_kept(&mut self, index: LogIndex, file: u64, offset: u64) {
         let Some(leader) = self.raft.leader().filter(|leader| *leader != self.config.id) else {
             return;
         };
         let term = self.raft.term();
-        self.send(leader, Message::SnapshotAck { term, index, offset });
+        self.send(leader, Message::SnapshotAck { term, index, file, offset });
     }
 
     /// Whether a committed entry is in this log, so that all before it are the leader's too.

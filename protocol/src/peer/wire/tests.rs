@@ -49,6 +49,7 @@ fn chunk() -> SnapshotChunk {
         index: LogIndex(12),
         index_term: Term(4),
         total_bytes: 1 << 33,
+        file: 0xf11e,
         offset: 1 << 32,
         bytes: Bytes::from_static(b"part"),
     }
@@ -78,7 +79,7 @@ fn one_of_each() -> Vec<Message> {
         Message::DurableRequest { term, id: 78 },
         Message::DurableReply { term, id: 78, last, last_term },
         Message::SnapshotChunk(chunk()),
-        Message::SnapshotAck { term, index: last, offset: 1 << 33 },
+        Message::SnapshotAck { term, index: last, file: 0xf11e, offset: 1 << 33 },
         Message::StateHashRequest { term, index: LogIndex(4096) },
         Message::StateHashReply { term, index: LogIndex(4096), hash: 0xa1 },
         Message::StateDiffers { term, index: LogIndex(4096), hash: 0xa1, is_majority: true },
@@ -101,8 +102,9 @@ fn every_message_survives_and_prints_as_a_line() {
         "READ_INDEX_REPLY term=5 leader=2 id=77 index=12",
         "DURABLE_REQUEST term=5 from=2 id=78",
         "DURABLE_REPLY term=5 from=2 id=78 last=12/4",
-        "SNAPSHOT_CHUNK term=5 leader=2 index=12/4 offset=4294967296 bytes=4 of=8589934592",
-        "SNAPSHOT_ACK term=5 from=2 index=12 offset=8589934592",
+        "SNAPSHOT_CHUNK term=5 leader=2 index=12/4 file=0000f11e offset=4294967296 bytes=4 \
+         of=8589934592",
+        "SNAPSHOT_ACK term=5 from=2 index=12 file=0000f11e offset=8589934592",
         "STATE_HASH_REQUEST term=5 leader=2 index=4096",
         "STATE_HASH_REPLY term=5 from=2 index=4096 hash=00000000000000a1",
         "STATE_DIFFERS term=5 leader=2 index=4096 hash=00000000000000a1 majority=true",

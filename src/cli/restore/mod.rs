@@ -1,9 +1,10 @@
 //! `kvorum restore`: a data directory for a new cluster, from a backup.
 
+mod target;
+
 use std::fmt;
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvorum_protocol::{ClusterId, LogIndex, Lsn, Member, MemberList, NodeId, Role};
@@ -14,9 +15,10 @@ use super::snapshot::FileOfDisk;
 use crate::config::LISTEN_DEFAULT;
 use crate::core::digest::mix;
 use crate::core::{Record, ReplayError, SnapshotHead};
-use crate::disk::{Disk as _, DiskError, FileDisk, advice};
+use crate::disk::{Disk, DiskError, advice};
 use crate::snapshot::{self, Reader, SnapshotInfo};
 use crate::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
+use target::Target;
 
 /// Any odd number without a pattern will do.
 const NEW_CLUSTER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -89,12 +91,9 @@ pub(super) fn run(flags: &RestoreFlags) -> Result<(), Error> {
     let file = FileOfDisk::find(&flags.file)?;
     let reader = Reader::open(&file.disk, &file.name, None)?;
     let total_bytes = file.disk.path(&file.name).metadata()?.len();
-    let was_there = refuse_used(&flags.data)?;
-    let made = restore(flags, reader, &members, total_bytes);
-    if made.is_err() {
-        remove_made(&flags.data, was_there);
-    }
-    let (info, identity) = made?;
+    let target = Target::lock(&flags.data)?;
+    let (info, identity) = restore(flags, reader, target.disk(), &members, total_bytes)?;
+    target.keep();
     let mut out = io::stdout().lock();
     let (data, index, cluster) = (flags.data.display(), info.index, identity.cluster.0);
     writeln!(out, "restored {data}: index={index} cluster={cluster:016x}")?;
@@ -111,11 +110,10 @@ pub(super) fn run(flags: &RestoreFlags) -> Result<(), Error> {
 fn restore(
     flags: &RestoreFlags,
     reader: Reader<'_>,
+    disk: Arc<dyn Disk>,
     members: &MemberList,
     total_bytes: u64,
 ) -> Result<(SnapshotInfo, Identity), Error> {
-    let disk = FileDisk::open(&flags.data, true).map_err(RestoreError::Disk)?;
-    let disk = Arc::new(disk);
     let (cluster, end) = (cluster(reader.cluster(), reader.head(), members), reader.head().end);
     let identity = Identity::random(NodeId(flags.id), Some(cluster));
     let change = |head: &mut SnapshotHead| {
@@ -163,34 +161,6 @@ fn cluster(old: ClusterId, head: &SnapshotHead, members: &MemberList) -> Cluster
     }
     let parts = [old.0, head.end.index.0, head.state_hash, members.cluster_id().0];
     ClusterId(parts.into_iter().fold(NEW_CLUSTER, |id, part| mix(id ^ part, NEW_CLUSTER)))
-}
-
-/// Whether the directory is there; it is empty then.
-fn refuse_used(path: &Path) -> Result<bool, RestoreError> {
-    let fail = |source| RestoreError::Directory { path: path.to_owned(), source };
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(fail(source)),
-        Ok(mut entries) => match entries.next() {
-            None => Ok(true),
-            Some(Ok(_)) => Err(RestoreError::NotEmpty(path.to_owned())),
-            Some(Err(source)) => Err(fail(source)),
-        },
-    }
-}
-
-/// What a failed restore has made goes: half of it must not be taken for the whole.
-fn remove_made(path: &Path, was_there: bool) {
-    let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
-            log::warn!("{}: {error}: remove it before you try again", entry.path().display());
-        }
-    }
-    if !was_there {
-        // Should something be left in it, that was told.
-        let _ = fs::remove_dir(path);
-    }
 }
 
 /// A log that is made has nothing to tell.
