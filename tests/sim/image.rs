@@ -18,6 +18,8 @@ pub struct LogImage {
     pub voted_for: Option<NodeId>,
     /// Where it ended before a repair; index 0 without one.
     pub former_end: EntryId,
+    /// Batches that were durable once, and are not in the log any more because of a repair.
+    pub lost: Vec<Batch>,
     /// Position of the last record.
     pub lsn: Lsn,
     /// A snapshot is durable, and the record of it is not made yet: what stands before it is void.
@@ -62,6 +64,31 @@ impl LogImage {
         self.lsn = lsn;
         (self.term, self.voted_for) = (state.term, state.voted_for);
         self.former_end = state.former_end;
+    }
+
+    /// What it has lost of `before`, durably.
+    pub fn loses(&mut self, before: &LogImage) -> Vec<Batch> {
+        let is_lost = |batch: &&Batch| !self.holds(batch.header());
+        let lost: Vec<Batch> = before.batches.iter().filter(is_lost).cloned().collect();
+        self.lost.clone_from(&before.lost);
+        self.lost.extend_from_slice(&lost);
+        lost
+    }
+
+    /// Whether it does not reach as far any more as before a repair.
+    pub fn lacks_former_end(&self) -> bool {
+        self.last() < self.former_end
+    }
+
+    /// The last batch behind the snapshot.
+    pub fn last_batch(&self) -> Option<&Batch> {
+        self.batches.last()
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> EntryId {
+        let last = self.batches.last().map(|batch| LogEnd::of(batch.header()));
+        last.unwrap_or(self.base).id()
     }
 
     /// The last member list in it.
@@ -109,6 +136,12 @@ impl LogImage {
     /// Whether it holds this batch, and so everything before it: the checksums form a chain.
     pub fn holds(&self, header: &BatchHeader) -> bool {
         self.batch_at(header.first_index).is_some_and(|batch| batch.header() == header)
+    }
+
+    /// Whether it holds this batch, or has held it before a repair: it is as good as there where
+    /// votes are concerned.
+    pub fn has_held(&self, header: &BatchHeader) -> bool {
+        self.holds(header) || self.lost.iter().any(|batch| batch.header() == header)
     }
 
     /// The batches from the one that holds `from` on, up to the one before `end`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{Fetch, Node, NodeConfig, Record, Recovery};
+use kvorum::snapshot;
 use kvorum::wal::{self, Fetcher, Identity, WalConfig, WalError};
 use kvorum_protocol::{LogIndex, Op};
 
@@ -133,11 +134,37 @@ impl World {
             return Ok(());
         }
         if machine.is_damaged {
-            machine.is_out = true;
-            return Ok(());
+            return self.repair(place);
         }
         let what = format!("n{}: {error}", place + 1);
         Err(Violation { rule: "a sound log opens", what })
+    }
+
+    /// An operator has it give up what is bad, if what it has promised can be told.
+    fn repair(&mut self, place: Place) -> Checked {
+        let disk = self.machines[place].disk.handle();
+        let newest = snapshot::list(&*disk).ok().and_then(|listed| listed.first().cloned());
+        let covered = newest.map_or(LogIndex(0), |newest| newest.index);
+        let repaired = wal::diagnose(&*disk, covered, covered);
+        let ordered = repaired.and_then(|found| found.map(|found| found.order(&*disk)).transpose());
+        match ordered {
+            Ok(Some(())) => {
+                self.note_node(place, || "is repaired".to_owned());
+                self.tally.repairs += 1;
+                self.checks.gives_up(place);
+                self.machines[place].is_damaged = false;
+                self.queue.schedule(self.now + MILLISECOND, Event::Start(place));
+            }
+            Ok(None) => {
+                let what = format!("n{}: the log has not opened", place + 1);
+                return Err(Violation { rule: "what is refused has a reason", what });
+            }
+            Err(error) => {
+                self.note_node(place, || format!("can not be repaired: {error}"));
+                self.machines[place].is_out = true;
+            }
+        }
+        Ok(())
     }
 
     /// A process ends, and comes back after a while.

@@ -250,7 +250,9 @@ impl World {
     /// Whether a majority of the voters of a list has sound disks, even without the disk of this
     /// machine.
     pub fn is_sound(&self, list: &MemberList, without: Option<Place>) -> bool {
-        let is_bad = |place: Place| self.machines[place].is_damaged || without == Some(place);
+        let lacks =
+            |place: Place| self.machines[place].is_damaged || self.checks.lacks_former_end(place);
+        let is_bad = |place: Place| lacks(place) || without == Some(place);
         let bad = list.voters().filter(|voter| is_bad(place_of(voter.id))).count();
         2 * bad < list.voters().count()
     }
@@ -283,8 +285,8 @@ impl World {
     }
 
     /// A byte of the log that is known to be durable from what stands behind it: a later segment
-    /// has begun. In the last segment the last group may be large, and damage there can not be told
-    /// from a torn write (see the caveats of [`kvorum::wal`]).
+    /// has begun, or in the last one, the last group says so. Damage to that group itself can not
+    /// be told from a torn write (see the caveats of [`kvorum::wal`]).
     fn some_old_block(&mut self, place: Place) -> Option<(String, usize)> {
         let disk = &self.machines[place].disk;
         let mut names = disk.list().expect("the disk works");
@@ -292,10 +294,14 @@ impl World {
         names.sort();
         let is_used = |block: &[u8]| block.iter().any(|byte| *byte != 0);
         names.retain(|name| is_used(&disk.contents(name)[..BLOCK_BYTES]));
-        names.pop();
         let mut blocks = Vec::new();
         for name in &names {
-            for (number, block) in disk.contents(name).chunks(BLOCK_BYTES).enumerate() {
+            let contents = disk.contents(name);
+            let durable = match Some(name) == names.last() {
+                true => durable_bytes(&contents),
+                false => contents.len(),
+            };
+            for (number, block) in contents[..durable].chunks(BLOCK_BYTES).enumerate() {
                 if is_used(block) {
                     blocks.push((name.clone(), number * BLOCK_BYTES));
                 }
@@ -307,4 +313,16 @@ impl World {
         let (name, block) = blocks.swap_remove(self.chance.below(blocks.len()));
         Some((name, block + self.chance.below(64)))
     }
+}
+
+/// So much of a segment was durable when its last group was written, as that says. Behind it may
+/// stand what was there before the file was recycled.
+fn durable_bytes(segment: &[u8]) -> usize {
+    let number = |bytes: &[u8], at: usize| {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let sequence = number(segment, 32);
+    let is_own = |block: &&[u8]| block.starts_with(b"KVR1") && number(block, 32) == sequence;
+    let last = segment.chunks(BLOCK_BYTES).rfind(is_own);
+    last.map_or(0, |last| usize::try_from(number(last, 48)).expect("a short file"))
 }

@@ -162,6 +162,7 @@ impl AddAssign<Tally> for Total {
         let sum = &mut self.tally;
         sum.events += more.events;
         sum.crashes += more.crashes;
+        sum.repairs += more.repairs;
         sum.faults += more.faults;
         sum.answers += more.answers;
         sum.elections += more.elections;
@@ -180,11 +181,12 @@ impl Total {
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { events, crashes, faults, answers, elections, undecided, .. } = self.tally;
+        let Tally { events, crashes, repairs, faults, answers, elections, undecided, .. } =
+            self.tally;
         write!(
             f,
             "{} seeds, {:.1} virtual hours of whole clusters, {answers} answers checked, \
-             {elections} elections, {crashes} crashes, {faults} faults, {events} events, \
+             {elections} elections, {crashes} crashes, {repairs} repairs, {faults} faults, {events} events, \
              {undecided} histories undecided",
             self.seeds,
             self.hours()

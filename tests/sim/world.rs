@@ -128,6 +128,8 @@ pub struct World {
 pub struct Tally {
     pub events: u64,
     pub crashes: u64,
+    /// Logs that were cut where they were damaged.
+    pub repairs: u64,
     pub faults: u64,
     /// Answers that were checked.
     pub answers: u64,

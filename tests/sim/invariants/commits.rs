@@ -148,7 +148,7 @@ fn is_on_a_majority(place: Place, header: &BatchHeader, voters: &[&LogImage]) ->
     if header.term == Term(0) {
         return Ok(());
     }
-    let holders = voters.iter().filter(|voter| voter.holds(header)).count();
+    let holders = voters.iter().filter(|voter| voter.has_held(header)).count();
     ensure(holders > voters.len() / 2, "what is decided is durable on a majority", || {
         format!("n{} commits {header:?}, which {holders} voters hold durably", place + 1)
     })

@@ -43,7 +43,8 @@ pub fn is_there(
 ) -> Checked {
     let counted = leader.batch_at(member.durable).map(|batch| *batch.header());
     let Some(counted) = counted.filter(|_| sealed.term <= term) else { return Ok(()) };
-    ensure(durable.holds(&counted), "what a leader counts is durable", || {
+    // What a repair has given up counts until the leader hears of it.
+    ensure(durable.has_held(&counted), "what a leader counts is durable", || {
         format!("n{} counts {counted:?} on n{}", place + 1, member.id)
     })
 }

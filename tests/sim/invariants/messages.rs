@@ -1,6 +1,7 @@
 //! What may leave a node: nothing that a crash could make untrue (Raft paper, figure 2: "updated on
 //! stable storage before responding").
 
+use kvorum::core::log::EntryId;
 use kvorum_protocol::peer::Message;
 use kvorum_protocol::{LogIndex, Term};
 
@@ -39,9 +40,19 @@ pub fn is_backed_by_the_disk(
         }
         Message::DurableReply { last, last_term, .. } => {
             let found = durable.batch_at(last).map_or(Term(0), |batch| batch.header().term);
-            ensure(found == last_term, "no acknowledgement before it is durable", || {
-                format!("n{} says {message:?}, and its disk ends at {}", from + 1, durable.end())
-            })
+            let claimed = EntryId { term: last_term, index: last };
+            let is_former = claimed == durable.former_end && durable.last() < claimed;
+            ensure(
+                found == last_term || is_former,
+                "no acknowledgement before it is durable",
+                || {
+                    format!(
+                        "n{} says {message:?}, and its disk ends at {}",
+                        from + 1,
+                        durable.end()
+                    )
+                },
+            )
         }
         _ => Ok(()),
     }

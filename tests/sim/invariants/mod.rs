@@ -55,6 +55,8 @@ pub struct Invariants {
     sealed: Vec<LogImage>,
     /// The part of it that is certain to survive.
     durable: Vec<LogImage>,
+    /// Its log is damaged, and what is bad is given up when it comes back.
+    gives_up: Vec<bool>,
     elections: elections::Elections,
     matching: matching::Matching,
     counting: counting::Counting,
@@ -72,6 +74,7 @@ impl Invariants {
         Invariants {
             sealed: vec![LogImage::default(); nodes],
             durable: vec![LogImage::default(); nodes],
+            gives_up: vec![false; nodes],
             elections: elections::Elections::default(),
             matching: matching::Matching::default(),
             counting: counting::Counting::default(),
@@ -121,7 +124,12 @@ impl Invariants {
         if let Some(end) = snapshot {
             image.install(end, self.ledger.batches_up_to(end.index));
         }
+        if std::mem::take(&mut self.gives_up[place]) {
+            self.is_repaired(place, &mut image)?;
+            return self.goes_on_with(place, image);
+        }
         let durable = &self.durable[place];
+        image.lost.clone_from(&durable.lost);
         let ends = [log_end, image.end()];
         let is_same = image.lsn != durable.lsn || ends.contains(&durable.end());
         ensure(is_same, "what is durable survives a crash", || {
@@ -131,6 +139,40 @@ impl Invariants {
         ensure(is_there, "what is durable survives a crash", || {
             format!("records up to {} were durable, {} came back", durable.lsn, image.lsn)
         })?;
+        self.goes_on_with(place, image)
+    }
+
+    /// The log of a node is damaged, and what is bad is given up.
+    pub fn gives_up(&mut self, place: Place) {
+        self.gives_up[place] = true;
+    }
+
+    /// A repair forgets neither term nor vote, nor where the log ended.
+    fn is_repaired(&mut self, place: Place, image: &mut LogImage) -> Checked {
+        let (sealed, durable) = (&self.sealed[place], &self.durable[place]);
+        let has_vote = durable.voted_for.is_none() || image.voted_for == durable.voted_for;
+        let has_promise = image.term > durable.term || image.term == durable.term && has_vote;
+        ensure(has_promise, "a repair forgets no vote", || {
+            let before = (durable.term, durable.voted_for);
+            format!("n{}: {before:?}, now {:?}", place + 1, (image.term, image.voted_for))
+        })?;
+        // Unless a truncation was on its way.
+        let is_last = durable.last_batch().is_none_or(|last| sealed.holds(last.header()));
+        let former_end = image.former_end.max(image.last());
+        ensure(!is_last || former_end >= durable.last(), "a repair forgets no entry", || {
+            format!("n{}: {:?}, now {former_end:?}", place + 1, durable.last())
+        })?;
+        let lost = image.loses(durable);
+        self.promises.voided(&lost);
+        Ok(())
+    }
+
+    /// Whether a node has lost more to a repair than it has got back.
+    pub fn lacks_former_end(&self, place: Place) -> bool {
+        self.gives_up[place] || self.durable[place].lacks_former_end()
+    }
+
+    fn goes_on_with(&mut self, place: Place, image: LogImage) -> Checked {
         self.elections.comes_back(place, image.term)?;
         self.sealed[place] = image.clone();
         self.durable[place] = image;

@@ -85,7 +85,7 @@ impl Promises {
             format!("{write:?} at {version}: {entry:?}")
         })?;
         let batch = *batch.expect("the entry came from it").header();
-        let holders = voters.iter().filter(|voter| voter.holds(&batch)).count();
+        let holders = voters.iter().filter(|voter| voter.has_held(&batch)).count();
         ensure(holders >= write.copies, "W voters hold an acknowledged write", || {
             format!("{write:?} at {version} is held by {holders} voters")
         })?;
