@@ -254,7 +254,9 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let invited = invitation.as_ref().map(|invitation| invitation.cluster);
     let cluster = invited.or(configured.map(MemberList::cluster_id));
     let Data { writer, recovery, snapshots, log_bytes } = data::open(&config, &disk, cluster)?;
-    if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
+    if let (Some(servers), None, true) =
+        (&servers, &invitation, members::may_be_joining(config.id, &recovery))
+    {
         invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
         if invitation.is_none() {
             return Ok(());
