@@ -73,7 +73,7 @@ fn check(cluster: &Cluster, books: &Books) {
     for id in ids {
         let options =
             Options { read_from: kvorum::client::ReadFrom::Nearest, ..Options::default() };
-        let client = Client::connect(&[cluster.address(id)], options).expect("it answers");
+        let client = Client::connect([cluster.address(id)], options).expect("it answers");
         let client = client.with(local);
         for key in (0..WRITERS).flat_map(|writer| (0..KEYS).map(move |key| (writer, key))) {
             let key = format!("w{}k{}", key.0, key.1);

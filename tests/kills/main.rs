@@ -1,7 +1,7 @@
 //! `kill -9` in the middle of what takes a while: a snapshot that is written, the log that is given
 //! up behind it, a snapshot that is on its way to another node, a change of the members. Clients
-//! write all the time, none of their requests may fail, and in the end every node holds exactly what
-//! they have written.
+//! write all the time, none of their requests may fail, and in the end every node holds exactly
+//! what they have written.
 //!
 //! The moments are seen from outside, by the files that come and grow, and drawn from there on.
 //! `KVORUM_KILL_ROUNDS` says how often each test kills; the default is short.
@@ -23,8 +23,8 @@ use support::client::Text;
 use support::cluster::Cluster;
 use support::server::kvorum;
 
-/// Snapshots are taken often, and a node that is away is soon given up: after a time that is counted
-/// in election timeouts.
+/// Snapshots are taken often, and a node that is away is soon given up: after a time that is
+/// counted in election timeouts.
 const ARGUMENTS: [&str; 4] = ["--snapshot-log-bytes-min", "1mb", "--election-timeout-ms", "200"];
 
 /// Keys that make snapshots large enough to be cut off.
