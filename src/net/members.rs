@@ -1,7 +1,7 @@
 //! Who is in the cluster, when a node starts: the log knows it, or on first boot the flags, or the
 //! cluster that the node joins.
 
-use kvorum_protocol::{ClusterId, LogIndex, Member, MemberList, Role};
+use kvorum_protocol::{ClusterId, LogIndex, Member, MemberList, NodeId, Role};
 
 use super::join::Invitation;
 use super::serve::ServeError;
@@ -17,6 +17,13 @@ pub struct Start {
     pub told_index: LogIndex,
     /// Its first entries come from others.
     pub joins: bool,
+}
+
+/// Whether a node that has begun to join has not come, in its log, to the entry that adds it: so its
+/// own log says nothing of it yet.
+pub fn may_be_joining(id: NodeId, recovery: &Recovery) -> bool {
+    let is_told = |list: &MemberList| list.get(id).is_some() || list.is_retired(id);
+    !recovery.members().is_some_and(is_told) && recovery.earlier_member(id).is_none()
 }
 
 /// The members that the log says, or the cluster, or on first boot the flags. `cluster` is the one
@@ -35,7 +42,8 @@ pub fn at_start(
         found: found.cloned(),
     };
     let own = |members| Start { members, told_index: LogIndex(0), joins: false };
-    match (recovery.members(), invitation, &config.members) {
+    let logged = recovery.members().filter(|_| invitation.is_none());
+    match (logged, invitation, &config.members) {
         (Some(logged), _, configured) => {
             if let Some(configured) = configured.as_ref().filter(|list| *list != logged) {
                 // The list of the first boot, or one that has grown old or been edited, names some

@@ -275,7 +275,9 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             former.term
         );
     }
-    if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
+    if let (Some(servers), None, true) =
+        (&servers, &invitation, members::may_be_joining(config.id, &recovery))
+    {
         invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
         if invitation.is_none() {
             return Ok(());

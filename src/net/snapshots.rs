@@ -231,7 +231,9 @@ impl Snapshots {
                 }
                 Done::Kept { index, file, offset } => node.snapshot_kept(index, file, offset),
                 Done::Installed(snapshot, loaded) => {
+                    // Nothing has failed: the next one of its own need not wait.
                     self.give_up(now, node, replies);
+                    self.retry_at = now.monotonic;
                     let (head, state) = *loaded;
                     let surplus = node.install(now, head, state);
                     self.thread.submit(Job::Drop(Box::new(surplus)));

@@ -17,8 +17,8 @@ use crate::{CALM, assert_works, change, grow, wait_for_voters};
 /// States are compared after so many entries.
 const BETWEEN_CHECKPOINTS: usize = 4096;
 
-/// The newest snapshot of a node that is stopped holds another value from now on, and every checksum
-/// says that it is right.
+/// The newest snapshot of a node that is stopped holds another value from now on, and every
+/// checksum says that it is right.
 fn change_snapshot(data: &Path, key: &[u8], value: &[u8]) {
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(data, false).expect("nobody else uses it"));
     let identity = wal::read_identity(&*disk).expect("a log").expect("it is in use");

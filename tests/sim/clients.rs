@@ -247,8 +247,8 @@ impl Clients {
         at.map_or(&[], |at| &self.relaxed[at as usize])
     }
 
-    /// The last write that a read on a key of the second kind had to see: acknowledged before it was
-    /// called, and held by one of those that it has asked.
+    /// The last write that a read on a key of the second kind had to see: acknowledged before it
+    /// was called, and held by one of those that it has asked.
     fn must_see(&self, read: &Op) -> Option<(LogIndex, OpNumber)> {
         let key = read.call().expect("a read").key;
         let r = size(read.quorum.unwrap_or(Quorum::Majority), read.voters.len());

@@ -121,25 +121,38 @@ impl Cluster {
     }
 
     fn try_start(&mut self, id: usize, more: &[&str]) -> Result<(), Exit> {
-        assert!(self.nodes[id - 1].server.is_none(), "node {id} runs");
-        let Node { place, data, told, .. } = &self.nodes[id - 1];
-        let number = id.to_string();
-        let own = match told {
-            None => vec!["--id", &number, "--listen", &place.client],
-            Some(_) => vec!["--id", &number],
-        };
-        let told_itself = told.is_some();
-        let told = told.as_ref().unwrap_or(&self.members);
-        let given = told.iter().chain(&self.arguments).chain(&place.arguments);
-        let given = given.map(String::as_str);
+        let arguments = self.arguments_of(id);
         let arguments: Vec<&str> =
-            own.into_iter().chain(given).chain(more.iter().copied()).collect();
-        let server = match told_itself {
+            arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let Node { place, data, told, .. } = &self.nodes[id - 1];
+        let server = match told.is_some() {
             true => Server::try_start_at_home(data, &arguments)?,
             false => Server::try_start_under(&place.under, data, &arguments)?,
         };
         self.nodes[id - 1].server = Some(server);
         Ok(())
+    }
+
+    /// What a node that does not run is told at its next start.
+    fn arguments_of(&self, id: usize) -> Vec<String> {
+        assert!(self.nodes[id - 1].server.is_none(), "node {id} runs");
+        let Node { place, told, .. } = &self.nodes[id - 1];
+        let mut own = vec!["--id".to_owned(), id.to_string()];
+        if told.is_none() {
+            own.extend(["--listen".to_owned(), place.client.clone()]);
+        }
+        let told = told.as_ref().unwrap_or(&self.members);
+        own.extend(told.iter().chain(&self.arguments).chain(&place.arguments).cloned());
+        own
+    }
+
+    /// Starts a node that was [added](Cluster::add_node), and kills it when it is time, whether or
+    /// not it serves by then.
+    pub fn start_node_and_kill(&mut self, id: usize, is_time: impl FnMut() -> bool) {
+        let arguments = self.arguments_of(id);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let exit = Server::start_at_home_and_kill(&self.data(id), &arguments, is_time);
+        assert!(exit.signal.is_some(), "it has ended by itself: {exit:?}");
     }
 
     /// Puts the data of a node, before its first start, elsewhere.

@@ -195,6 +195,21 @@ impl Server {
         Server::try_start_exactly(kvorum(), data, arguments)
     }
 
+    /// Starts a server that finds out by itself where to listen, and kills it when it is time,
+    /// whether or not it serves by then.
+    pub fn start_at_home_and_kill(
+        data: &Path,
+        arguments: &[&str],
+        mut is_time: impl FnMut() -> bool,
+    ) -> Exit {
+        let mut command = kvorum();
+        command.arg("serve").arg("--data").arg(data).args(arguments);
+        let mut process = Process::spawn(command);
+        until("it is time to kill it", || is_time().then_some(()));
+        process.signal(Signal::KILL);
+        process.wait()
+    }
+
     fn try_start_by(command: Command, data: &Path, arguments: &[&str]) -> Result<Server, Exit> {
         let anywhere = ["--listen", "127.0.0.1:0"];
         let is_told = arguments.contains(&"--listen");
