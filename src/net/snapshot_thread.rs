@@ -263,6 +263,11 @@ impl Work {
     /// All parts are here.
     fn install(&mut self, name: Name) {
         let (_, incoming) = self.incoming.take().expect("its last part has just come");
+        let (from, index, bytes) = (name.0, name.1, name.2 >> 20);
+        log::info!(
+            "the snapshot of index {index} of node {from} is checked and loaded, about {bytes} MiB \
+             in memory beside the state that it takes the place of"
+        );
         let loaded = incoming.finish(Some(self.cluster)).and_then(|info| {
             let bounds = SessionBounds::default();
             let loaded = snapshot::load(&*self.disk, &info, Some(self.cluster), THREADS, bounds)?;
