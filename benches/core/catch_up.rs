@@ -1,18 +1,21 @@
 //! A follower that has missed millions of entries: how fast the log is read back for it, from the
-//! files of a log that was just written, through the thread that the server has for it.
+//! files of a log that was just written, through the thread that the server has for it. And a start
+//! that has nothing but this log: how fast the state is made from it again.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvorum::core::{Fetch, Record, Recovery};
+use kvorum::core::{Fetch, Node, NodeConfig, Output, Record, Recovery};
 use kvorum::disk::{Disk, FileDisk};
 use kvorum::net::{Fetched, LogReader};
 use kvorum::wal::{self, Identity, WalConfig};
-use kvorum_protocol::{Batch, BatchBuilder, Command, LogIndex, LogTimeMs, Lsn, NodeId, Op, Term};
+use kvorum_protocol::{
+    Batch, BatchBuilder, Command, LogIndex, LogTimeMs, Lsn, MemberList, NodeId, Op, Term,
+};
 use mio::{Events, Poll, Token, Waker};
 
-use super::{VALUE, numbered};
+use super::{NOW, VALUE, commit, numbered};
 
 /// What a leader asks for at once.
 const FETCH_BYTES: usize = 4 << 20;
@@ -22,16 +25,17 @@ const GROUP_BYTES: usize = 256 << 10;
 
 /// Writes logs of `entries` SETs of 16 + 100 bytes, and reads them back.
 pub fn run(entries: u64) {
+    let identity = Identity::random(NodeId(1), None);
     for batch_entries in [1, 16, 256] {
         let temp = tempfile::tempdir().expect("a temporary directory can be made");
         let disk = FileDisk::open(temp.path(), true).expect("a new directory can be used");
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let started = Instant::now();
-        write(Arc::clone(&disk), entries, batch_entries);
+        write(Arc::clone(&disk), identity, entries, batch_entries);
         let wrote = started.elapsed();
         let log_bytes = directory_bytes(temp.path());
         let started = Instant::now();
-        let read = read_back(disk, entries);
+        let read = read_back(Arc::clone(&disk), entries);
         let took = started.elapsed().as_secs_f64();
         println!(
             "{entries} entries in batches of {batch_entries}: read back in {took:.2} s, \
@@ -43,12 +47,18 @@ pub fn run(entries: u64) {
             log_bytes / 1_000_000,
             wrote.as_secs_f64()
         );
+        let started = Instant::now();
+        let replayed = replay(disk, identity);
+        let took = started.elapsed().as_secs_f64();
+        println!(
+            "  replayed at a start in {took:.2} s, {:.2} million entries/s, {replayed} keys",
+            entries as f64 / took / 1e6
+        );
     }
 }
 
-fn write(disk: Arc<dyn Disk>, entries: u64, batch_entries: u64) {
-    let config = WalConfig::new(Identity::random(NodeId(1), None));
-    let opened = wal::open(disk, config, &mut Recovery::new(1));
+fn write(disk: Arc<dyn Disk>, identity: Identity, entries: u64, batch_entries: u64) {
+    let opened = wal::open(disk, WalConfig::new(identity), &mut Recovery::new(1));
     let (mut writer, _) = opened.expect("an empty directory is a log");
     let mut lsn = Lsn(1);
     writer.stage(lsn, &Record::TermVote { term: Term(1), voted_for: Some(NodeId(1)) });
@@ -72,6 +82,21 @@ fn write(disk: Arc<dyn Disk>, entries: u64, batch_entries: u64) {
         }
     }
     writer.close().expect("the disk takes it");
+}
+
+/// Makes the state again, as a start does; answers how many keys it has. The entries count as
+/// committed when a node has gone on with them.
+fn replay(disk: Arc<dyn Disk>, identity: Identity) -> usize {
+    let mut recovery = Recovery::new(1);
+    wal::open(disk, WalConfig::new(identity), &mut recovery).expect("it was closed well");
+    let members = MemberList::lone(NodeId(1), "localhost:6379").expect("a good address");
+    let mut node = Node::new(NodeConfig::new(NodeId(1), members), recovery, 1 << 40);
+    let mut out = Output::default();
+    node.tick(&NOW);
+    while !node.is_ready() {
+        commit(&mut node, &mut out);
+    }
+    node.status().keys
 }
 
 struct ReadBack {

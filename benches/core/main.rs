@@ -3,9 +3,9 @@
 //! `cargo bench --bench core` takes a minute. `cargo bench --bench core -- --grow` is another
 //! program: it inserts ten million keys, or as many as a number behind it says, and prints how long
 //! the inserts took and what a key costs in memory. `-- --catch-up` writes logs of two million
-//! entries, or as many as are named, and reads them back as for a follower that lags.
-//! `-- --snapshot` takes a snapshot of ten million keys, or as many as are named, and loads it.
-//! Compare figures of one run on one machine only.
+//! entries, or as many as are named, reads them back as for a follower that lags, and replays them
+//! as at a start. `-- --snapshot` takes a snapshot of ten million keys, or as many as are named,
+//! and loads it. Compare figures of one run on one machine only.
 
 mod catch_up;
 mod grow;

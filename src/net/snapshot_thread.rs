@@ -1,9 +1,9 @@
 //! The thread that writes snapshots, and keeps those that a leader sends, so that the reactor waits
 //! for neither disk nor checksums.
 //!
-//! What waits here is bounded: the reactor counts the chunks that it has handed over ([`Done::Took`]
-//! gives them back), and a leader sends no more of its snapshot than it has been told is kept, and
-//! a window.
+//! What waits here is bounded: the reactor counts the chunks that it has handed over
+//! ([`Done::Took`] gives them back), and a leader sends no more of its snapshot than it has been
+//! told is kept, and a window.
 
 use std::io;
 use std::sync::Arc;
@@ -237,6 +237,10 @@ impl Work {
 
     /// All parts are here.
     fn install(&mut self, from: NodeId) {
+        log::info!(
+            "the snapshot of node {from} is checked and loaded; it takes memory beside the state \
+             that it takes the place of"
+        );
         match self.arrivals.finish(self.cluster, THREADS, SessionBounds::default()) {
             Ok((info, loaded)) => self.tell(Done::Installed(info, Box::new(loaded))),
             Err(error) => {
