@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::limits::RETIREMENT;
 use kvorum_protocol::peer::{Reason, Refusal};
 use kvorum_protocol::{LogIndex, Member, Response};
 use mio::unix::SourceFd;
@@ -60,10 +61,6 @@ const DISK_WAIT: Duration = Duration::from_micros(200);
 
 /// Without a read for so long, nobody reads.
 const READS_PAUSE: Duration = Duration::from_millis(2);
-
-/// A node that was removed sends its clients to the others for so long before it stops: longer
-/// than a client goes without a new list of the members.
-const RETIREMENT: Duration = Duration::from_secs(2);
 
 /// How long the poll may sleep after the signal.
 const FINISH_POLL: Duration = Duration::from_millis(10);
