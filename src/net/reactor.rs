@@ -166,7 +166,8 @@ impl Reactor {
         let recovered = LogState { term: node.status().term, last: node.status().durable };
         let log = LogQueue::new(log, recovered);
         let snapshot_reads = SnapshotReads::new(Arc::clone(&snapshots.disk), Arc::clone(&waker));
-        let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
+        let (clock, cluster) = (Clock::start(), server.cluster_id);
+        let snapshots = Snapshots::start(snapshots, cluster, &clock.now(), Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -175,7 +176,7 @@ impl Reactor {
         let peers = peers.map(start).transpose()?;
         Ok(Reactor {
             poll,
-            clock: Clock::start(),
+            clock,
             listener,
             accept_at: None,
             signals,
@@ -294,6 +295,8 @@ impl Reactor {
         self.take_news(news, &now);
         self.hear_peers(&now)?;
         self.snapshots.take_results(&now, &mut self.node, &mut self.out.replies);
+        // Whoever is told now that one is durable may ask at once what there is.
+        self.server.snapshots = self.snapshots.facts();
         self.look_for_removal(&now);
         self.node.tick(&now);
         self.speak(&now);
@@ -325,6 +328,7 @@ impl Reactor {
         for wish in self.wishes.drain(..) {
             match wish {
                 Wish::Take(to) => self.snapshots.demand(to),
+                Wish::Save => self.snapshots.save(),
                 Wish::Read(to, read) => self.snapshot_reads.submit(to, read),
             }
         }
@@ -333,7 +337,7 @@ impl Reactor {
         }
         let (node, replies) = (&mut self.node, &mut self.out.replies);
         let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
-        self.server.snapshot_index = self.snapshots.newest();
+        self.server.snapshots = self.snapshots.facts();
         if let Some(upto) = upto {
             self.log.release(upto);
         }
