@@ -1,5 +1,6 @@
 //! Files of format version 1 that an earlier program has written are read as what they were. They
-//! stand in `fixtures/format1`: a snapshot, and the directory of a log.
+//! stand in `fixtures/format1`: a snapshot, the directory of a log, and that of one that was
+//! repaired.
 //!
 //! Run with `KVORUM_WRITE_FIXTURES=DIRECTORY`, this writes such files into a directory, for a new
 //! version of a format. Those of version 1 never change.
@@ -14,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvorum::core::log::LogEnd;
+use kvorum::core::log::{EntryId, LogEnd};
 use kvorum::core::{Record, ReplayError};
-use kvorum::disk::{Disk, FileDisk};
+use kvorum::disk::{BLOCK_BYTES, Disk, FileDisk};
 use kvorum::snapshot;
-use kvorum::wal::{self, Identity, RecordView, RecoverySink, WalConfig};
+use kvorum::wal::{self, Identity, LogState, RecordView, RecoverySink, WalConfig};
 use kvorum_protocol::{
     BatchBuilder, ClusterId, Command, KeyList, Limits, LogIndex, LogTimeMs, Lsn, Member,
     MemberList, NodeId, Op, PairList, Role, SessionSequence, Term, batch,
 };
-use memory_disk::MemoryDisk;
+use memory_disk::{Loss, MemoryDisk};
 use snapshot_workload::{CLUSTER, Living, load};
 
 fn format1() -> PathBuf {
@@ -97,6 +98,7 @@ enum Fact {
     Batch(Term, LogIndex, Vec<Vec<u8>>),
     Truncate(LogEnd),
     Install(LogEnd),
+    Repair(LogState),
 }
 
 /// The commands of three batches: one of each kind.
@@ -167,7 +169,8 @@ impl RecoverySink for Told {
             RecordView::TermVote { term, voted_for } => Fact::TermVote(*term, *voted_for),
             RecordView::Truncate { end } => Fact::Truncate(*end),
             RecordView::Install { end } => Fact::Install(*end),
-            RecordView::Mark => panic!("marks are not told"),
+            RecordView::Repair { state } => Fact::Repair(*state),
+            RecordView::State { .. } | RecordView::Mark => panic!("marks are not told"),
         });
         Ok(())
     }
@@ -218,6 +221,7 @@ fn write_log(disk: &MemoryDisk) {
                 end = installed;
                 Record::Install { end }
             }
+            Fact::Repair(_) => unreachable!("this log was never damaged"),
         };
         writer.stage(lsn, &record);
         if let Record::Install { end } = record {
@@ -230,6 +234,39 @@ fn write_log(disk: &MemoryDisk) {
     writer.close().unwrap();
 }
 
+// A log that was repaired
+
+#[test]
+fn a_repaired_log_of_version_1_is_read() {
+    check_repaired(&format1().join("repaired"));
+}
+
+/// Its second segment was damaged, at its first record.
+fn check_repaired(directory: &Path) {
+    let directory = copy_of(directory);
+    let disk = Arc::new(FileDisk::open(directory.path(), false).unwrap());
+    let mut told = Told::default();
+    let (_, recovered) = wal::open(disk, log_config(), &mut told).unwrap();
+    let Some(Fact::Repair(state)) = told.0.pop() else { panic!("{:?}", told.0) };
+    assert!(!told.0.is_empty() && facts().starts_with(&told.0));
+    let LogState { term, voted_for, former_end, .. } = state;
+    assert_eq!((term, voted_for), (Term(3), Some(NodeId(2))));
+    assert_eq!(former_end, EntryId { term: Term(3), index: LogIndex(75) });
+    assert_eq!(recovered.state, state);
+}
+
+fn repair_log(disk: &MemoryDisk) {
+    let name = "segment-0000000000000002.log";
+    let mut bytes = disk.contents(name);
+    bytes[BLOCK_BYTES] ^= 1;
+    disk.tamper(name, bytes);
+    let none = LogIndex(0);
+    let repair = wal::diagnose(&*disk.handle(), none, none).unwrap().expect("there is damage");
+    repair.order(&*disk.handle()).unwrap();
+    let (writer, _) = wal::open(disk.handle(), log_config(), &mut ()).unwrap();
+    writer.close().unwrap();
+}
+
 #[test]
 fn what_this_version_writes_is_read_as_well() {
     let temp = tempfile::tempdir().unwrap();
@@ -238,7 +275,9 @@ fn what_this_version_writes_is_read_as_well() {
     let (snapshot, log) = (MemoryDisk::new(), MemoryDisk::new());
     living().write_snapshot(snapshot.handle(), 300).unwrap();
     write_log(&log);
-    for (name, disk) in [("snapshot", snapshot), ("log", log)] {
+    let repaired = log.after_power_cut(Loss::Nothing, 0);
+    repair_log(&repaired);
+    for (name, disk) in [("snapshot", snapshot), ("log", log), ("repaired", repaired)] {
         let directory = target.join(name);
         fs::create_dir_all(&directory).unwrap();
         for file in disk.list().unwrap() {
@@ -247,4 +286,5 @@ fn what_this_version_writes_is_read_as_well() {
     }
     check_snapshot(&target.join("snapshot"));
     check_log(&target.join("log"));
+    check_repaired(&target.join("repaired"));
 }

@@ -15,7 +15,7 @@ use kvorum::snapshot::{self, Chunk, Fault, Reader, SnapshotError, SnapshotInfo, 
 use kvorum::wal;
 use kvorum_protocol::{ClusterId, LogIndex};
 use memory_disk::{Failure, Loss, MemoryDisk, Operation};
-use snapshot_workload::{CLUSTER, Living, load};
+use snapshot_workload::{CLUSTER, Living, encoded_sessions, load};
 
 /// A snapshot of a few blocks with a chunk of every kind.
 fn small() -> (MemoryDisk, SnapshotInfo) {
@@ -156,8 +156,7 @@ fn a_key_or_a_session_that_is_there_twice_is_refused() {
     let mut items = Vec::new();
     living.state.store.begin_walk(head.end.index);
     let slice = living.state.store.walk(usize::MAX, usize::MAX, &mut items);
-    let mut sessions = Vec::new();
-    let count = living.state.sessions.encode(&mut sessions);
+    let (count, sessions) = encoded_sessions(&living.state);
     let fault = |times: u32| {
         let disk = MemoryDisk::new();
         let mut writer = SnapshotWriter::create(disk.handle(), CLUSTER, &head).unwrap();
@@ -183,8 +182,7 @@ fn what_is_not_the_state_of_the_cut_is_refused() {
     let mut items = Vec::new();
     living.state.store.begin_walk(head.end.index);
     let slice = living.state.store.walk(usize::MAX, usize::MAX, &mut items);
-    let mut sessions = Vec::new();
-    let count = living.state.sessions.encode(&mut sessions);
+    let (count, sessions) = encoded_sessions(&living.state);
     let write = |head: &_, shards: (u16, u16)| {
         let disk = MemoryDisk::new();
         let mut writer = SnapshotWriter::create(disk.handle(), CLUSTER, head).unwrap();
@@ -244,8 +242,7 @@ fn strays_larger_than_a_chunk_are_divided() {
     living.state.store.begin_walk(head.end.index);
     (0..12).for_each(|key| living.delete(key));
     let mut writer = SnapshotWriter::create(disk.handle(), CLUSTER, &head).unwrap();
-    let mut sessions = Vec::new();
-    let sessions_count = living.state.sessions.encode(&mut sessions);
+    let (sessions_count, sessions) = encoded_sessions(&living.state);
     writer.sessions(sessions_count, &sessions).unwrap();
     let (mut count, mut strays) = (0, Vec::new());
     while let Some((items, bytes)) = living.state.store.take_strays() {

@@ -12,6 +12,7 @@ mod pairs;
 mod partial;
 mod progress;
 mod prompt;
+mod repair;
 mod restore;
 mod serve;
 mod servers;
@@ -99,6 +100,12 @@ enum Command {
     /// Works beside a running node, and on a copy of its directory.
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Give up what is damaged in the log of a cluster's member, for the others to fill it again
+    ///
+    /// The member must be stopped; a sound log is left as it is. What it has promised, votes and
+    /// acknowledged entries, is not forgotten: where that can not be told any more, nothing is
+    /// changed, the exit code is 1, and the member has to be replaced.
+    Repair(repair::RepairFlags),
     /// Have nodes take a snapshot now, or check one
     ///
     /// Every server that is named takes one of its present state, and its index is printed when
@@ -321,6 +328,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::DemoNode(flags)) => demo::run_node(&flags),
         Some(Command::Bench(flags)) => Ok(bench::run(&flags)?),
         Some(Command::Wal(command)) => wal::run(&command),
+        Some(Command::Repair(flags)) => repair::run(&flags),
         Some(Command::Snapshot(flags)) => snapshot::run(&flags),
         Some(Command::Backup(flags)) => backup::run(&flags),
         Some(Command::Restore(flags)) => restore::run(&flags),

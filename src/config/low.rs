@@ -56,6 +56,14 @@ pub struct ServeFlags {
     #[arg(long, value_name = "FILE")]
     pub cluster_secret_file: Option<String>,
 
+    /// Give up what is damaged in the log, and let the cluster fill it again [default: false]
+    ///
+    /// As `kvorum repair` does, at every start. Votes and acknowledgements are not forgotten; where
+    /// they can not be told any more, the node refuses to start.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub repair_from_peers: Option<String>,
+
     /// Print each message between this node and its peers [default: false]
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -115,7 +123,7 @@ pub struct ServeFlags {
 
 impl ServeFlags {
     /// Each setting by its name in the file, with the words that were typed for it.
-    fn words(&self) -> [(&'static str, &[String]); 21] {
+    fn words(&self) -> [(&'static str, &[String]); 22] {
         [
             ("id", self.id.as_slice()),
             ("data", self.data.as_slice()),
@@ -125,6 +133,7 @@ impl ServeFlags {
             ("learner", &self.learner),
             ("join", &self.join),
             ("cluster_secret_file", self.cluster_secret_file.as_slice()),
+            ("repair_from_peers", self.repair_from_peers.as_slice()),
             ("trace_peers", self.trace_peers.as_slice()),
             ("write_quorum", self.write_quorum.as_slice()),
             ("read_quorum", self.read_quorum.as_slice()),
@@ -312,6 +321,10 @@ fn is_list(key: &str) -> bool {
     matches!(key, "member" | "learner")
 }
 
+fn is_switch(key: &str) -> bool {
+    matches!(key, "repair_from_peers" | "trace_peers")
+}
+
 fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase())
 }
@@ -347,7 +360,7 @@ fn words_of(key: &str, value: &DeValue<'_>) -> Option<Vec<String>> {
             let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok()?;
             Some(vec![number.to_string()])
         }
-        DeValue::Boolean(boolean) if key == "trace_peers" => Some(vec![boolean.to_string()]),
+        DeValue::Boolean(boolean) if is_switch(key) => Some(vec![boolean.to_string()]),
         DeValue::Array(items) if is_list(key) => {
             items.iter().map(|item| Some(item.get_ref().as_str()?.to_owned())).collect()
         }

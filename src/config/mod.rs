@@ -48,6 +48,8 @@ pub struct Config {
     /// Holds what the nodes of the cluster prove to each other; `None`: peers are served on
     /// loopback only.
     pub cluster_secret_file: Option<PathBuf>,
+    /// Whether a log that is damaged is cut, for the cluster to fill it again.
+    pub repair_from_peers: bool,
     /// Whether to print each message between this node and its peers.
     pub trace_peers: bool,
     /// The members of the first boot, this node among them; `None` for a cluster of one, which is
@@ -126,9 +128,8 @@ impl Config {
                 .get("cluster_secret_file")
                 .map(|given| given.parse(value::file))
                 .transpose()?,
-            trace_peers: low
-                .get("trace_peers")
-                .map_or(Ok(false), |given| given.parse(value::boolean))?,
+            repair_from_peers: switch(low, "repair_from_peers")?,
+            trace_peers: switch(low, "trace_peers")?,
             members,
             join: low
                 .get("join")
@@ -235,6 +236,11 @@ impl Config {
 
 fn node_id(low: &LowConfig) -> Result<NodeId, ConfigError> {
     low.get("id").map_or(Ok(NodeId(1)), |given| given.parse(value::node_id))
+}
+
+/// On or off; off unless it is given.
+fn switch(low: &LowConfig, key: &str) -> Result<bool, ConfigError> {
+    low.get(key).map_or(Ok(false), |given| given.parse(value::boolean))
 }
 
 /// A number from 1 to `max`.

@@ -47,6 +47,7 @@ fn the_defaults_are_those_of_the_contract() {
         listen: None,
         peer_listen: None,
         cluster_secret_file: None,
+        repair_from_peers: false,
         trace_peers: false,
         members: None,
         join: Vec::new(),

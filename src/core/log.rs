@@ -34,6 +34,24 @@ impl LogEnd {
     }
 }
 
+/// The last entry of a log, as elections compare logs (Raft paper, section 5.4.1): by the term
+/// first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryId {
+    /// Its term.
+    pub term: Term,
+    /// Its index; 0 when there is no entry.
+    pub index: LogIndex,
+}
+
+impl LogEnd {
+    /// The last entry.
+    #[must_use]
+    pub fn id(&self) -> EntryId {
+        EntryId { term: self.term, index: self.index }
+    }
+}
+
 /// A batch that is written to the log but not known to be durable.
 #[derive(Debug)]
 struct Staged {
@@ -57,6 +75,8 @@ pub struct LogStart {
     pub terms: Terms,
     /// The disk has no entry up to here: a snapshot has taken their place.
     pub floor: LogIndex,
+    /// Where the log ended before a repair has cut off what was damaged; index 0 without one.
+    pub former_end: EntryId,
 }
 
 /// The end of the replicated log, and how far what is known of it.
@@ -95,6 +115,9 @@ pub struct Log {
     terms: Terms,
     /// Entries up to here may be gone from the disk; `floor <= committed`.
     floor: LogIndex,
+    /// Where the log ended before a repair has cut off what was damaged. This node has voted, and
+    /// acknowledged entries, as one whose log goes up to there.
+    former_end: EntryId,
     /// For a bug that the simulator must find.
     #[cfg(feature = "seeded-bugs")]
     pub keeps_durable_mark: bool,
@@ -104,7 +127,7 @@ impl Log {
     /// A log as it was read back from the disk, all of it durable. Of what is applied,
     /// `kept_bytes_max` bytes stay in memory.
     pub fn new(start: LogStart, kept_bytes_max: usize) -> Log {
-        let LogStart { end, last_lsn, committed, undecided, terms, floor } = start;
+        let LogStart { end, last_lsn, committed, undecided, terms, floor, former_end } = start;
         Log {
             open: BatchBuilder::new(end.index.next()),
             end,
@@ -123,6 +146,7 @@ impl Log {
             apply_offset: BATCH_HEADER_BYTES,
             terms,
             floor,
+            former_end,
             #[cfg(feature = "seeded-bugs")]
             keeps_durable_mark: false,
         }
@@ -343,6 +367,32 @@ impl Log {
     /// Entries up to here may be gone from the disk.
     pub fn floor(&self) -> LogIndex {
         self.floor
+    }
+
+    /// Whether the log lacks what a repair has cut off: it is not yet what it once was.
+    ///
+    /// Once it ends at or behind the former end, in the order of elections, it holds everything
+    /// committed that it has ever held: a committed entry is in the log of every leader of its
+    /// term or a later one (leader completeness), and this log is that of the leader that made its
+    /// last entry (log matching).
+    #[must_use]
+    pub fn lacks_former_end(&self) -> bool {
+        self.end.id() < self.former_end
+    }
+
+    /// How this node compares its log with that of others in elections: as it ends, or as it once
+    /// ended. What it has acknowledged may be committed, so it must not help anybody to office who
+    /// does not have it, though it does not have it itself.
+    #[must_use]
+    pub fn claim(&self) -> EntryId {
+        self.end.id().max(self.former_end)
+    }
+
+    /// The last entry that this node has ever had durable, as far as others may count on it.
+    #[must_use]
+    pub fn durable_claim(&self) -> EntryId {
+        let term = self.terms.term_at(self.durable).expect("what is durable is in the log");
+        EntryId { term, index: self.durable }.max(self.former_end)
     }
 
     /// The last decided batch.

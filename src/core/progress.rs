@@ -56,8 +56,8 @@ struct Sending {
 
 /// How far one other member is, as its leader knows it.
 ///
-/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term,
-/// `matched` does when the member has crashed.
+/// Invariants: `durable <= matched < next`; `durable` of a voter never goes back in a term, unless
+/// the member says that its log was repaired; `matched` does when the member has crashed.
 #[derive(Debug)]
 pub struct Progress {
     /// Who.
@@ -271,6 +271,12 @@ impl Progress {
         while let Some((_, bytes)) = self.in_flight.pop_front_if(|sent| sent.0 <= self.durable) {
             self.in_flight_bytes -= bytes;
         }
+    }
+
+    /// The member has lost what it has acknowledged.
+    pub fn forget_durable(&mut self) {
+        self.durable = LogIndex(0);
+        self.matched = LogIndex(0);
     }
 
     /// The member does not have the entry at `prev`; the leader's log may be its own up to `hint`.

@@ -9,7 +9,7 @@ use kvorum_protocol::{
 };
 
 use super::apply::{apply, for_each_entry};
-use super::log::{LogEnd, LogStart};
+use super::log::{EntryId, LogEnd, LogStart};
 use super::sessions::SessionBounds;
 use super::snapshot::SnapshotHead;
 use super::state::State;
@@ -49,6 +49,9 @@ pub struct Recovery {
     /// The same: an install voids the vote before it.
     #[cfg(feature = "seeded-bugs")]
     pub loses_vote: bool,
+    /// The same: a repair goes on with the vote that stands before the damage.
+    #[cfg(feature = "seeded-bugs")]
+    pub repair_loses_vote: bool,
 }
 
 /// A sound record that this version can not use.
@@ -101,6 +104,8 @@ impl Recovery {
             applies_all: false,
             #[cfg(feature = "seeded-bugs")]
             loses_vote: false,
+            #[cfg(feature = "seeded-bugs")]
+            repair_loses_vote: false,
         }
     }
 
@@ -135,6 +140,8 @@ impl Recovery {
             applies_all: false,
             #[cfg(feature = "seeded-bugs")]
             loses_vote: false,
+            #[cfg(feature = "seeded-bugs")]
+            repair_loses_vote: false,
         }
     }
 
@@ -148,6 +155,11 @@ impl Recovery {
         (self.term, self.voted_for) = (term, voted_for);
         (self.log.last_lsn, self.log.floor) = (lsn, end.index);
         self.goes_on_behind(end);
+    }
+
+    /// The log once ended with `former_end`, before a repair.
+    pub fn once_ended(&mut self, former_end: EntryId) {
+        self.log.former_end = self.log.former_end.max(former_end);
     }
 
     /// The log ends here, as far as it was read.
@@ -243,6 +255,18 @@ impl Recovery {
         self.log.last_lsn = lsn;
     }
 
+    /// The record at `lsn` says that what stood behind the one before was damaged, and is cut off:
+    /// it was the end of the log, and told this term and vote.
+    pub fn repair(&mut self, lsn: Lsn, term: Term, voted_for: Option<NodeId>, former_end: EntryId) {
+        self.once_ended(former_end);
+        #[cfg(feature = "seeded-bugs")]
+        if self.repair_loses_vote {
+            self.log.last_lsn = lsn;
+            return;
+        }
+        self.term_vote(lsn, term, voted_for);
+    }
+
     /// The record at `lsn` took back what came behind `end`.
     ///
     /// # Errors
@@ -321,6 +345,20 @@ impl Recovery {
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
         self.log.end.index.max(self.base.index)
+    }
+
+    /// Where the log ended before a repair, as long as it does not reach that far again.
+    #[must_use]
+    pub fn former_end(&self) -> Option<EntryId> {
+        let end = if self.reached { self.log.end } else { self.base };
+        Some(self.log.former_end).filter(|former| end.id() < *former)
+    }
+
+    /// The last entry that this node has ever had: what others may count on.
+    #[must_use]
+    pub fn claimed_index(&self) -> LogIndex {
+        let former = self.former_end().map_or(LogIndex(0), |former| former.index);
+        self.last_index().max(former)
     }
 
     /// The current term, as far as it was read.

@@ -96,6 +96,8 @@ pub enum Bug {
     SnapshotMissesPreImage,
     /// A snapshot has no sessions.
     SnapshotLosesSessions,
+    /// A snapshot has sessions as they are when the walk comes to them, not as they were.
+    SnapshotOfUsedSessions,
     /// A snapshot says that it goes to the end of the log, which is not applied yet.
     SnapshotOfLaterIndex,
     /// The log is given up to what is committed, not to what snapshots cover.
@@ -106,11 +108,17 @@ pub enum Bug {
     LateSnapshotReplacesState,
     /// Who installs a snapshot goes on with the members that it knew.
     InstallKeepsMembers,
+    /// A node whose log was cut votes as one whose log never went further.
+    RepairForgetsFormerEnd,
+    /// A node whose log was cut forgets the vote that stood in what was damaged.
+    RepairForgetsVote,
+    /// A node whose log was cut stands for election before it has got back what it lacks.
+    RepairedNodeStands,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Bug; 48] = [
+    pub const ALL: [Bug; 52] = [
         Bug::VoteBeforeDurable,
         Bug::OwnVoteBeforeDurable,
         Bug::TermNotPersisted,
@@ -154,11 +162,15 @@ impl Bug {
         Bug::RemovedLeaderCounts,
         Bug::SnapshotMissesPreImage,
         Bug::SnapshotLosesSessions,
+        Bug::SnapshotOfUsedSessions,
         Bug::SnapshotOfLaterIndex,
         Bug::CompactsBeyondSnapshot,
         Bug::VoteLostAtInstall,
         Bug::LateSnapshotReplacesState,
         Bug::InstallKeepsMembers,
+        Bug::RepairForgetsFormerEnd,
+        Bug::RepairForgetsVote,
+        Bug::RepairedNodeStands,
     ];
 
     /// Whether it is a bug of one node, [`ODD_NODE`], and not of all.

@@ -17,16 +17,21 @@ use std::cmp::Reverse;
 use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::collections::vec_deque::VecDeque;
 
-use foldhash::quality::FixedState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use kvorum_protocol::limits::{SESSION_IDLE_MAX_MS, SESSION_SLOTS_MAX, SESSIONS_MAX};
 use kvorum_protocol::{LogIndex, LogTimeMs, SessionSequence};
 
 use super::digest::{self, Sum};
 use super::outcome::{Applied, Outcome};
 
+use table::{Place, Table};
+use walk::{Before, Walk};
+
+pub use encoded::{ALL_SESSIONS_BYTES_MAX, SESSION_BYTES_MAX};
+pub use walk::SessionSlice;
+
 mod encoded;
+mod table;
+mod walk;
 
 /// How much is remembered. The same on all nodes of a cluster, or their states would differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +77,22 @@ impl Session {
     }
 
     /// Where the outcome of a sequence stands, after the window has moved up to it if need be;
-    /// `None` when the window has left it behind.
-    fn place(&mut self, name: SessionSequence, digest: &mut Sum) -> Option<usize> {
+    /// `None` when the window has left it behind. `before` is told what it leaves behind now.
+    fn place(
+        &mut self,
+        name: SessionSequence,
+        digest: &mut Sum,
+        before: Option<&mut Before>,
+    ) -> Option<usize> {
         let ahead = name.sequence.checked_sub(self.first)?;
         let moves = ahead.saturating_sub(u64::from(self.window) - 1);
         if moves > 0 {
             let forgotten = usize::try_from(moves).unwrap_or(usize::MAX).min(self.outcomes.len());
             self.terms_of(LogIndex(name.session), forgotten).for_each(|term| digest.subtract(term));
-            self.outcomes.drain(..forgotten);
+            let left = self.outcomes.drain(..forgotten);
+            if let Some(before) = before {
+                before.keep(left);
+            }
             self.first += moves;
         }
         let place = usize::try_from(ahead - moves).expect("within a window");
@@ -131,12 +144,14 @@ struct Use {
 pub struct Sessions {
     bounds: SessionBounds,
     /// By the index of the entry that opened each.
-    sessions: HashMap<LogIndex, Session, FixedState>,
+    table: Table,
     /// Who was longest without use. A write does not touch it: what it says of a session may be
     /// long ago, and is brought up to date when the session comes to its front. At least one entry
     /// for each session.
     by_use: BinaryHeap<Reverse<Use>>,
     sums: Sums,
+    /// The sessions of an earlier index are being handed out.
+    walk: Option<Walk>,
 }
 
 /// What all sessions come to.
@@ -194,31 +209,32 @@ impl Sessions {
     pub fn new(bounds: SessionBounds) -> Sessions {
         Sessions {
             bounds,
-            // The cluster chooses the keys, not its clients.
-            sessions: HashMap::with_hasher(FixedState::default()),
+            table: Table::new(),
             by_use: BinaryHeap::new(),
             sums: Sums::default(),
+            walk: None,
         }
     }
 
     /// How many there are. Some may have been unused for too long already.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.sessions.len()
+        self.table.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+        self.len() == 0
     }
 
-    /// Bytes asked of the allocator.
+    /// Bytes asked of the allocator, what is kept for a walk included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.sessions.allocation_size()
+        self.table.bytes()
             + self.by_use.capacity() * size_of::<Use>()
             + self.sums.room * size_of::<Option<Outcome>>()
+            + self.walk.as_ref().map_or(0, Walk::bytes)
     }
 
     /// The part of all sessions in the state hash.
@@ -230,7 +246,7 @@ impl Sessions {
     /// The same, summed up from nothing.
     #[must_use]
     pub fn digest_from_scratch(&self) -> Sum {
-        let each = self.sessions.iter().map(|(id, session)| session.digest(*id));
+        let each = self.table.iter().map(|(id, session)| session.digest(id));
         each.fold(Sum::default(), Sum::and)
     }
 
@@ -246,14 +262,13 @@ impl Sessions {
         self.sums.add(id, &session);
         let (index, time) = (session.last_used, session.last_time);
         self.by_use.push(Reverse(Use { index, time, session: id }));
-        let before = self.sessions.insert(id, session);
-        assert!(before.is_none(), "session {id} was there");
+        self.table.insert(id, session);
     }
 
     /// All sessions with their names, in the order in which they were opened.
     #[must_use]
     pub fn in_order(&self) -> Vec<(LogIndex, &Session)> {
-        let mut all: Vec<_> = self.sessions.iter().map(|(id, session)| (*id, session)).collect();
+        let mut all: Vec<_> = self.table.iter().collect();
         all.sort_unstable_by_key(|(id, _)| *id);
         all
     }
@@ -271,24 +286,35 @@ impl Sessions {
         index: LogIndex,
         time: LogTimeMs,
     ) -> Result<Known<'_>, Applied> {
-        let Entry::Occupied(entry) = self.sessions.entry(LogIndex(name.session)) else {
-            return Err(Applied::SessionExpired);
-        };
-        if self.bounds.is_over(entry.get().last_time, time) {
-            let (id, session) = entry.remove_entry();
-            self.sums.subtract(id, &session);
+        let id = LogIndex(name.session);
+        let place = self.table.place_of(id).ok_or(Applied::SessionExpired)?;
+        if self.bounds.is_over(self.table.at(place).last_time, time) {
+            self.end(place);
             return Err(Applied::SessionExpired);
         }
-        let session = entry.into_mut();
+        let session = self.table.at_mut(place);
+        let at_cut = match &mut self.walk {
+            None => None,
+            Some(walk) => walk.before_use(place, id, session),
+        };
         let room = session.outcomes.capacity();
-        let before = digest::session(LogIndex(name.session), session);
+        let before = digest::session(id, session);
         let sums = &mut self.sums;
-        let place = session.place(name, &mut sums.digest).ok_or(Applied::SequenceTooOld)?;
+        let at = session.place(name, &mut sums.digest, at_cut).ok_or(Applied::SequenceTooOld)?;
         sums.room += session.outcomes.capacity() - room;
         (session.last_used, session.last_time) = (index, time);
         sums.digest.subtract(before);
-        sums.digest.add(digest::session(LogIndex(name.session), session));
-        Ok(Known { name, outcome: &mut session.outcomes[place], digest: &mut sums.digest })
+        sums.digest.add(digest::session(id, session));
+        Ok(Known { name, outcome: &mut session.outcomes[at], digest: &mut sums.digest })
+    }
+
+    /// A session is over.
+    fn end(&mut self, place: Place) {
+        let (id, session) = self.table.remove(place);
+        self.sums.subtract(id, &session);
+        if let Some(walk) = &mut self.walk {
+            walk.take_ended(place, id, session);
+        }
     }
 
     /// Forgets every session.
@@ -300,9 +326,10 @@ impl Sessions {
     /// Forgets that a write was applied.
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn forget(&mut self, name: SessionSequence) {
-        let Some(session) = self.sessions.get_mut(&LogIndex(name.session)) else { return };
-        if let Some(place) = session.place(name, &mut self.sums.digest)
-            && let Some(outcome) = session.outcomes[place].take()
+        let Some(place) = self.table.place_of(LogIndex(name.session)) else { return };
+        let session = self.table.at_mut(place);
+        if let Some(at) = session.place(name, &mut self.sums.digest, None)
+            && let Some(outcome) = session.outcomes[at].take()
         {
             self.sums.digest.subtract(digest::outcome(name, &outcome));
         }
@@ -311,25 +338,25 @@ impl Sessions {
     /// Ends the sessions that were unused for too long at `time`, and as many more as it takes for
     /// a new one with this window.
     fn make_room(&mut self, time: LogTimeMs, window: usize) {
-        while let Some(mut front) = self.by_use.peek_mut() {
+        loop {
+            let Some(mut front) = self.by_use.peek_mut() else { return };
             let Reverse(told) = *front;
-            let is_full = self.sessions.len() >= self.bounds.sessions
+            let is_full = self.table.len() >= self.bounds.sessions
                 || self.sums.slots + window > self.bounds.slots;
             if !is_full && !self.bounds.is_over(told.time, time) {
                 return;
             }
-            let Entry::Occupied(entry) = self.sessions.entry(told.session) else {
+            let Some(place) = self.table.place_of(told.session) else {
                 PeekMut::pop(front);
                 continue;
             };
-            let (index, time) = (entry.get().last_used, entry.get().last_time);
+            let &Session { last_used: index, last_time: time, .. } = self.table.at(place);
             if index > told.index {
                 *front = Reverse(Use { index, time, session: told.session });
                 continue;
             }
             PeekMut::pop(front);
-            let (id, session) = entry.remove_entry();
-            self.sums.subtract(id, &session);
+            self.end(place);
         }
     }
 }

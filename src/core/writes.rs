@@ -2,7 +2,8 @@
 //!
 //! Most wait for exactly a majority, which is what commits them: they are answered when they are
 //! applied. Some are answered earlier or later (W below or above a majority) and stand in queues
-//! of their own, one for each W, so that the common ones pay nothing for them.
+//! of their own, one for each W, so that the common ones pay nothing for them. When voters go, a
+//! W that was a majority may be more than one: who has asked for that number still gets it.
 
 use std::collections::VecDeque;
 
@@ -10,6 +11,7 @@ use kvorum_protocol::LogIndex;
 
 use super::output::{Answer, ReplyTo};
 use super::pending::Look;
+use super::rounds::Needed;
 use super::time::Instant;
 
 /// W of a write that waits for all voters, however many they are by then.
@@ -21,6 +23,8 @@ struct PendingWrite {
     index: LogIndex,
     to: ReplyTo,
     deadline: Instant,
+    /// Its W, if that is a number and not just what commits it.
+    voters: Option<usize>,
     /// What is to be answered, once it is known.
     answer: Option<Answer>,
 }
@@ -58,21 +62,43 @@ impl PendingWrites {
         }
     }
 
-    /// Another number of voters commits from now on. What a commit answers stays so.
+    /// Another number of voters commits from now on. Whoever waits for a majority waits for that;
+    /// who waits for a higher number goes on to wait for that many.
     pub fn set_majority(&mut self, majority: usize) {
+        let falls = majority < self.majority;
         self.majority = majority;
+        if !falls {
+            // What a commit answers stays so: it takes more than was asked for.
+            return;
+        }
+        let is_above = |write: &PendingWrite| write.voters.is_some_and(|voters| voters > majority);
+        if !self.common.iter().any(is_above) {
+            return;
+        }
+        let (above, common) = std::mem::take(&mut self.common).into_iter().partition(is_above);
+        self.common = common;
+        let above: VecDeque<PendingWrite> = above;
+        for write in above {
+            let voters = write.voters.expect("it waits for a number");
+            push_last(self.other_queue(voters), write);
+        }
     }
 
-    /// The write at `index` waits for `voters` durable copies, or for those of
+    /// The write at `index` waits for so many durable copies, or for those of
     /// [all](ALL_VOTERS).
     #[inline]
-    pub fn push(&mut self, index: LogIndex, voters: usize, to: ReplyTo, deadline: Instant) {
+    pub fn push(&mut self, index: LogIndex, needed: Needed, to: ReplyTo, deadline: Instant) {
         self.look.note(deadline);
-        let write = PendingWrite { index, to, deadline, answer: None };
-        let queue =
-            if voters == self.majority { &mut self.common } else { self.other_queue(voters) };
-        assert!(queue.back().is_none_or(|last| last.index < index));
-        queue.push_back(write);
+        let voters = match needed {
+            Needed::Majority => None,
+            Needed::Count(voters) => Some(voters),
+        };
+        let write = PendingWrite { index, to, deadline, voters, answer: None };
+        let queue = match voters {
+            Some(voters) if voters != self.majority => self.other_queue(voters),
+            _ => &mut self.common,
+        };
+        push_last(queue, write);
     }
 
     #[cold]
@@ -190,6 +216,11 @@ impl PendingWrites {
     }
 }
 
+fn push_last(queue: &mut VecDeque<PendingWrite>, write: PendingWrite) {
+    assert!(queue.back().is_none_or(|last| last.index < write.index));
+    queue.push_back(write);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +240,8 @@ mod tests {
         let mut pending = PendingWrites::new(2);
         for voters in 1..=3 {
             let index = LogIndex(voters as u64);
-            pending.push(index, voters, to(u32::try_from(voters).unwrap()), LATER);
+            let tag = u32::try_from(voters).unwrap();
+            pending.push(index, Needed::Count(voters), to(tag), LATER);
         }
         pending
     }
@@ -251,6 +283,27 @@ mod tests {
         assert_eq!(pending.take_other(two_hold, foretell), Some((to(1), written(1))));
         assert_eq!(pending.take_other(two_hold, foretell), None, "the third copy is missing");
         assert_eq!(pending.take_other(all_hold, foretell), Some((to(3), written(3))));
+        assert!(!pending.has_others());
+    }
+
+    #[test]
+    fn a_number_stays_what_it_is_when_a_voter_goes() {
+        // Of four voters; the first asks for a majority, which is three, the second for three.
+        let mut pending = PendingWrites::new(3);
+        pending.push(LogIndex(1), Needed::Majority, to(1), LATER);
+        pending.push(LogIndex(2), Needed::Count(3), to(2), LATER);
+        pending.set_majority(2);
+        pending.push(LogIndex(3), Needed::Count(2), to(3), LATER);
+        pending.push(LogIndex(4), Needed::Count(3), to(4), LATER);
+        let applied: Vec<_> = (1..=4)
+            .filter_map(|index| pending.applied(LogIndex(index), || written(index)))
+            .collect();
+        assert_eq!(applied, [(to(1), written(1)), (to(3), written(3))]);
+        let held = |held| move |voters| LogIndex(if voters == 3 { held } else { 9 });
+        assert_eq!(pending.take_other(held(1), |_| None), None, "two voters hold it");
+        assert_eq!(pending.take_other(held(2), |_| None), Some((to(2), written(2))));
+        assert_eq!(pending.take_other(held(2), |_| None), None);
+        assert_eq!(pending.take_other(held(4), |_| None), Some((to(4), written(4))));
         assert!(!pending.has_others());
     }
 

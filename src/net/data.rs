@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use kvorum_protocol::limits::BATCH_BYTES_SOFT;
 use kvorum_protocol::{ClusterId, LogIndex, Lsn};
 
+use super::repair::repair;
 use super::serve::ServeError;
 use crate::config::Config;
 use crate::core::snapshot::SnapshotHead;
@@ -32,11 +33,34 @@ pub struct Data {
     pub log_bytes: u64,
 }
 
-/// Reads everything, or begins a log in an empty directory, which then belongs to `cluster`.
+/// Reads everything, or begins a log in an empty directory, which then belongs to `cluster`. What
+/// is damaged is repaired, if the configuration says so.
 ///
 /// # Errors
 /// What was durable is not there any more, or can not be read.
 pub fn open(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    cluster: Option<ClusterId>,
+) -> Result<Data, ServeError> {
+    let error = match read(config, disk, cluster) {
+        Err(error) if config.repair_from_peers && is_damage(&error) => error,
+        other => return other,
+    };
+    let repaired = repair(disk, &config.data, config.members.as_ref())?.ok_or(error)?;
+    log::warn!("{repaired}");
+    read(config, disk, cluster)
+}
+
+fn is_damage(error: &ServeError) -> bool {
+    matches!(
+        error,
+        ServeError::Log(WalError::Corrupt { .. } | WalError::Missing { .. })
+            | ServeError::Snapshot(_)
+    )
+}
+
+fn read(
     config: &Config,
     disk: &Arc<dyn Disk>,
     cluster: Option<ClusterId>,
@@ -76,7 +100,7 @@ pub fn open(
     replay.finish();
     // It may be the only one here that knew of entries which others count on.
     if let Some((info, damaged)) = damaged {
-        if info.index > replay.recovery.last_index() {
+        if info.index > replay.recovery.claimed_index() {
             return Err(ServeError::Snapshot(damaged));
         }
         snapshot::set_aside(&**disk, &info).map_err(ServeError::Snapshot)?;

@@ -20,6 +20,7 @@ mod members;
 mod outbox;
 mod peer;
 mod reactor;
+mod repair;
 mod resp;
 mod serve;
 mod server;
@@ -34,4 +35,5 @@ mod text;
 
 pub use join::AskMembers;
 pub use log_reader::{Fetched, LogReader};
+pub use repair::{Repaired, repair};
 pub use serve::{ServeError, serve};

@@ -432,7 +432,8 @@ impl Reactor {
             if let (Some(state), Some(peers)) =
                 (self.log.note_durable(news.durable), &mut self.peers)
             {
-                peers.set_durable(state);
+                let last = state.last.max(self.node.lost_until());
+                peers.set_durable(LogState { last, ..state });
             }
         }
         self.speak(now);

@@ -55,6 +55,11 @@ pub enum ServeError {
         /// The snapshot.
         snapshot: PathBuf,
     },
+    /// The log is damaged, and nobody else has what is lost.
+    NobodyElse {
+        /// The data directory.
+        directory: PathBuf,
+    },
     /// Nobody can be served there.
     Listen {
         /// The address asked for.
@@ -93,6 +98,8 @@ pub enum ServeError {
     Outvoted {
         /// The data directory.
         directory: PathBuf,
+        /// This node.
+        id: NodeId,
         /// Where, and both hashes.
         disagreement: Disagreement,
     },
@@ -143,6 +150,13 @@ impl fmt::Display for ServeError {
                  empty the directory and run kvorum restore again",
                 snapshot.display()
             ),
+            ServeError::NobodyElse { directory } => write!(
+                f,
+                "{}: the log has lost entries, and no other voter is known that could have them: \
+                 say who the others are (kvorum serve --repair-from-peers --member ...), or \
+                 restore a backup into another directory (kvorum restore)",
+                directory.display()
+            ),
             ServeError::Config(error) => error.fmt(f),
             ServeError::Listen { address, source } => {
                 write!(f, "can not listen on {address}: {source}; choose another with --listen")
@@ -173,10 +187,11 @@ impl fmt::Display for ServeError {
                  the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
-            ServeError::Outvoted { directory, disagreement } => write!(
+            ServeError::Outvoted { directory, id, disagreement } => write!(
                 f,
                 "{}: {disagreement}; do not serve from it again: replace the node by one with a \
-                 new id and an empty --data, which the cluster fills",
+                 new id and an empty --data, which the cluster fills (kvorum member remove {id}, \
+                 then kvorum member add)",
                 directory.display()
             ),
             ServeError::Secret(error) => error.fmt(f),
@@ -212,7 +227,7 @@ impl ServeError {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
-            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, disagreement },
+            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, id, disagreement },
             Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
@@ -251,6 +266,15 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let invited = invitation.as_ref().map(|invitation| invitation.cluster);
     let cluster = invited.or(configured.map(MemberList::cluster_id));
     let Data { writer, recovery, snapshots, log_bytes } = data::open(&config, &disk, cluster)?;
+    if let Some(former) = recovery.former_end() {
+        log::warn!(
+            "the log was repaired: it ends with index {}, and once ended with {} of term {}; until \
+             it is filled again this node does not lead, and votes only for who has that",
+            recovery.last_index(),
+            former.index,
+            former.term
+        );
+    }
     if let (Some(servers), None, None) = (&servers, &invitation, recovery.members()) {
         invitation = join::wait_for_invitation(config.id, servers, ask, &mut signals);
         if invitation.is_none() {
@@ -259,6 +283,10 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     }
     let Start { members, told_index, joins } =
         members::at_start(&config, &recovery, writer.identity().cluster, invitation)?;
+    let is_alone = members.voters().all(|voter| voter.id == config.id);
+    if is_alone && recovery.former_end().is_some() {
+        return Err(ServeError::NobodyElse { directory: config.data });
+    }
     config.check_quorums(members.voters().count()).map_err(ServeError::Config)?;
     let own = own_entry(&config, &members, &recovery)?;
     let has_moved = members.get(config.id).is_some_and(|known| known.peer != own.peer);
@@ -286,7 +314,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
             address: own.peer.clone(),
             cluster: identity.cluster,
             incarnation: identity.incarnation,
-            durable: LogState { term: recovery.term(), last: recovery.last_index() },
+            durable: LogState { term: recovery.term(), last: recovery.claimed_index() },
             listener: bind_peers(
                 config.peer_listen.as_deref().unwrap_or(&own.peer),
                 secret.is_some(),

@@ -1,7 +1,7 @@
 //! The thread that writes snapshots, and keeps those that a leader sends, so that the reactor waits
 //! for neither disk nor checksums.
 //!
-//! What waits here is bounded: the reactor counts the items that it has handed over ([`Done::Took`]
+//! What waits here is bounded: the reactor counts the chunks that it has handed over ([`Done::Took`]
 //! gives them back), and a leader sends no more of its snapshot than it has been told is kept, and
 //! a window.
 
@@ -33,7 +33,9 @@ const THREADS: usize = 1;
 /// What the thread is asked to do.
 pub enum Job {
     /// Begin a snapshot of about so many bytes. What there is of another one is forgotten.
-    Begin { head: Box<SnapshotHead>, bytes: u64, session_count: u32, sessions: Vec<u8> },
+    Begin { head: Box<SnapshotHead>, bytes: u64 },
+    /// So many sessions.
+    Sessions(u32, Vec<u8>),
     /// Items of these shards.
     Items(WalkSlice, Vec<u8>),
     /// So many items of any shard.
@@ -52,7 +54,7 @@ pub enum Job {
 
 /// What has become of it.
 pub enum Done {
-    /// Items or strays are written.
+    /// Sessions, items or strays are written.
     Took,
     /// The node's own snapshot is durable.
     Written(SnapshotInfo),
@@ -131,8 +133,10 @@ struct Work {
 impl Work {
     fn handle(&mut self, job: Job) {
         match job {
-            Job::Begin { head, bytes, session_count, sessions } => {
-                self.begin(&head, bytes, session_count, &sessions);
+            Job::Begin { head, bytes } => self.begin(&head, bytes),
+            Job::Sessions(sessions, body) => {
+                self.write(|writer| writer.sessions(sessions, &body));
+                self.tell(Done::Took);
             }
             Job::Items(slice, body) => {
                 self.write(|writer| {
@@ -164,7 +168,7 @@ impl Work {
 
     // The node's own snapshot
 
-    fn begin(&mut self, head: &SnapshotHead, bytes: u64, count: u32, sessions: &[u8]) {
+    fn begin(&mut self, head: &SnapshotHead, bytes: u64) {
         self.writer = None;
         let created = self
             .check_space(bytes)
@@ -173,7 +177,6 @@ impl Work {
             Ok(writer) => self.writer = Some(writer),
             Err(error) => self.tell(Done::Failed(error)),
         }
-        self.write(|writer| writer.sessions(count, sessions));
     }
 
     /// A snapshot that fills the disk would stop the writes, before it fails itself: the log needs

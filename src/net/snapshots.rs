@@ -2,8 +2,9 @@
 //! older snapshots, and the log that the newest ones cover.
 //!
 //! A snapshot begins when the log has grown as much as the keys weigh, or when somebody asks for
-//! one. Then each turn copies a slice of the table, and the snapshot thread writes it. While
-//! requests come, that takes a fixed share of the time; while nobody asks anything, all of it.
+//! one. Then each turn copies a slice, of the sessions at first and then of the table, and the
+//! snapshot thread writes it. While requests come, that takes a fixed share of the time; while
+//! nobody asks anything, all of it.
 
 use std::io;
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use crate::core::{Answer, Instant, Node, Now, Refusal, Reply, ReplyTo};
 use crate::disk::Disk;
 use crate::snapshot::SnapshotInfo;
 
-/// Places of the table that a slice looks at, and about how many bytes it copies: some ten
+/// Places of a table that a slice looks at, and about how many bytes it copies: some ten
 /// microseconds, so that nobody's request waits long for it.
+const SLICE_SESSIONS: usize = 256;
 const SLICE_BUCKETS: usize = 512;
 const SLICE_BYTES: usize = 128 << 10;
 
@@ -69,19 +71,30 @@ pub struct SnapshotsConfig {
 enum Phase {
     /// None is being made.
     Idle,
-    /// The table is being walked.
+    /// The sessions or the table are being walked.
     Walking(Walking),
     /// The thread has everything, and makes it durable.
     Finishing,
 }
 
-/// A walk of the table.
+/// A walk of the state.
 struct Walking {
-    /// Items that the thread has not got yet, and whose they are.
+    /// What the thread has not got yet.
     body: Vec<u8>,
-    slice: Option<WalkSlice>,
+    part: Part,
     /// While requests come, the next slice is not due before this.
     slice_at: Instant,
+}
+
+/// What is being walked, and what of it has not been handed over.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The sessions: so many.
+    Sessions(u32),
+    /// The table: items of these shards.
+    Table(Option<WalkSlice>),
+    /// All was walked.
+    Nothing,
 }
 
 /// The reactor's side of snapshots.
@@ -306,17 +319,14 @@ impl Snapshots {
             return;
         }
         let Some(head) = node.begin_snapshot() else { return };
-        let mut sessions = Vec::new();
-        let count = node.snapshot_sessions(&mut sessions);
         let bytes = node.status().memory_bytes as u64;
-        let (head, session_count) = (Box::new(head), count);
-        self.thread.submit(Job::Begin { head, bytes, session_count, sessions });
+        self.thread.submit(Job::Begin { head: Box::new(head), bytes });
         self.waiting = std::mem::take(&mut self.wanted);
         self.is_wanted = false;
         self.begun_at_bytes = self.appended_bytes;
         self.phase = Phase::Walking(Walking {
-            body: Vec::with_capacity(CHUNK_BYTES + SLICE_BYTES),
-            slice: None,
+            body: new_body(),
+            part: Part::Sessions(0),
             slice_at: now.monotonic,
         });
     }
@@ -345,25 +355,13 @@ impl Snapshots {
             return;
         }
         let begun = clock.monotonic();
-        let slice = node.walk_snapshot(SLICE_BUCKETS, SLICE_BYTES, &mut walking.body);
-        walking.slice = Some(match walking.slice {
-            None => slice,
-            Some(before) => WalkSlice {
-                first_shard: before.first_shard,
-                items: before.items + slice.items,
-                ..slice
-            },
-        });
-        if walking.body.len() >= CHUNK_BYTES || slice.is_last {
-            let body =
-                std::mem::replace(&mut walking.body, Vec::with_capacity(CHUNK_BYTES + SLICE_BYTES));
-            let slice = walking.slice.take().expect("just set");
+        if let Some(job) = walking.slice(node) {
             self.chunks += 1;
-            self.thread.submit(Job::Items(slice, body));
+            self.thread.submit(job);
         }
         let ended = clock.monotonic();
         walking.slice_at = ended.after(ended.since(begun) * PAUSE_FACTOR);
-        if slice.is_last {
+        if matches!(walking.part, Part::Nothing) {
             self.chunks += send_strays(&self.thread, node);
             node.end_snapshot();
             self.thread.submit(Job::Finish);
@@ -402,6 +400,43 @@ impl Snapshots {
         self.released = upto;
         Some(upto)
     }
+}
+
+impl Walking {
+    /// Copies the next slice. Answers what the thread is to write, when enough has come together.
+    fn slice(&mut self, node: &mut Node) -> Option<Job> {
+        let body = &mut self.body;
+        match self.part {
+            Part::Sessions(before) => {
+                let slice = node.walk_snapshot_sessions(SLICE_SESSIONS, SLICE_BYTES, body);
+                let count = before + slice.sessions;
+                if body.len() < CHUNK_BYTES && !slice.is_last {
+                    self.part = Part::Sessions(count);
+                    return None;
+                }
+                self.part = if slice.is_last { Part::Table(None) } else { Part::Sessions(0) };
+                Some(Job::Sessions(count, std::mem::replace(body, new_body())))
+            }
+            Part::Table(before) => {
+                let mut slice = node.walk_snapshot(SLICE_BUCKETS, SLICE_BYTES, body);
+                if let Some(before) = before {
+                    slice.first_shard = before.first_shard;
+                    slice.items += before.items;
+                }
+                if body.len() < CHUNK_BYTES && !slice.is_last {
+                    self.part = Part::Table(Some(slice));
+                    return None;
+                }
+                self.part = if slice.is_last { Part::Nothing } else { Part::Table(None) };
+                Some(Job::Items(slice, std::mem::replace(body, new_body())))
+            }
+            Part::Nothing => None,
+        }
+    }
+}
+
+fn new_body() -> Vec<u8> {
+    Vec::with_capacity(CHUNK_BYTES + SLICE_BYTES)
 }
 
 /// Hands over the items that were changed before the walk came to them; answers in how many chunks.

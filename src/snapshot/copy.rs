@@ -9,6 +9,7 @@ use super::error::SnapshotError;
 use super::reader::{Chunk, Reader};
 use super::writer::SnapshotWriter;
 use crate::core::SnapshotHead;
+use crate::core::sessions::Session;
 use crate::core::store::{EncodedItem, Store};
 use crate::disk::Disk;
 
@@ -37,7 +38,7 @@ pub fn copy(
     };
     while let Some(chunk) = from.next_chunk()? {
         match chunk {
-            Chunk::Sessions { count, body } => copy.to.sessions(count, body)?,
+            Chunk::Sessions { body, .. } => copy.sessions(body)?,
             Chunk::Strays { body, .. } => copy.portions(body, false)?,
             Chunk::Items { body, .. } => copy.portions(body, true)?,
         }
@@ -63,6 +64,21 @@ struct Portion {
 }
 
 impl Copy {
+    /// Writes checked sessions, divided.
+    fn sessions(&mut self, body: &[u8]) -> Result<(), SnapshotError> {
+        let (mut start, mut rest, mut count) = (body, body, 0);
+        while !rest.is_empty() {
+            (_, _, rest) = Session::decode(rest).expect("the sessions were checked");
+            count += 1;
+            let bytes = &start[..start.len() - rest.len()];
+            if bytes.len() >= PORTION_BYTES || rest.is_empty() {
+                self.to.sessions(count, bytes)?;
+                (start, count) = (rest, 0);
+            }
+        }
+        Ok(())
+    }
+
     /// Writes checked items, divided.
     fn portions(&mut self, body: &[u8], in_order: bool) -> Result<(), SnapshotError> {
         let (mut start, mut rest) = (body, body);

@@ -6,6 +6,7 @@ use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use kvorum_protocol::{ClusterId, DecodeError, LogIndex};
 
 use crate::core::SnapshotHead;
+use crate::core::sessions::{ALL_SESSIONS_BYTES_MAX, SESSION_BYTES_MAX};
 use crate::core::snapshot::{u32_at, u64_at};
 use crate::core::store::SHARDS;
 
@@ -26,6 +27,9 @@ pub const SLICE_BYTES_MAX: usize = (4 << 20) + 12 + KEY_BYTES_MAX + VALUE_BYTES_
 pub const BODY_BYTES_MAX: usize = BODY_BYTES_SOFT + SLICE_BYTES_MAX;
 
 const _: () = assert!(BODY_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!((4 << 20) + SESSION_BYTES_MAX <= SLICE_BYTES_MAX);
+// Earlier programs wrote all of them into one chunk.
+const _: () = assert!(ALL_SESSIONS_BYTES_MAX <= BODY_BYTES_MAX);
 
 const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"KVS1");
 const HEAD_FIELDS_BYTES: usize = 12;

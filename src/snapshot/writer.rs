@@ -72,12 +72,16 @@ impl SnapshotWriter {
         Ok(writer)
     }
 
-    /// Adds `count` sessions, as [`Sessions::encode`](crate::core::sessions::Sessions::encode)
-    /// appends them.
+    /// Adds `count` sessions, as [`Sessions::walk`](crate::core::sessions::Sessions::walk) appends
+    /// them: at most 4 MiB, and the session that goes beyond.
     ///
     /// # Errors
     /// The system refuses an operation.
+    ///
+    /// # Panics
+    /// When there are more bytes.
     pub fn sessions(&mut self, count: u32, body: &[u8]) -> Result<(), SnapshotError> {
+        assert!(body.len() <= SLICE_BYTES_MAX, "a slice of {} bytes", body.len());
         self.put(|writer| &mut writer.sessions, None, count, body)
     }
 

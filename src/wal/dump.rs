@@ -13,9 +13,9 @@ use super::error::{Fault, WalError};
 use super::identity::IDENTITY_NAME;
 use super::layout::{RecordHeader, SegmentHeader, segment_name};
 use super::reader::{ReadLog, VisitError, Visitor, list, read_identity, read_segments};
-use super::record::RecordView;
+use super::record::{RecordView, repeats};
 use super::scan::FoundRecord;
-use crate::disk::{Disk, FileDisk};
+use crate::disk::{BLOCK_BYTES, Disk, FileDisk};
 
 /// Longer keys and values are shortened to this many bytes.
 const SHOWN_BYTES: usize = 64;
@@ -231,12 +231,13 @@ impl Visitor for Dumper<'_> {
     }
 
     fn record(&mut self, found: &FoundRecord<'_>) -> Result<(), VisitError> {
-        if let Some(out) = &mut self.out {
+        // The state that a group of records ends with is what they add up to.
+        let is_repetition = repeats(found.header.kind);
+        let is_shown = !is_repetition || found.offset.is_multiple_of(BLOCK_BYTES);
+        if let Some(out) = self.out.as_mut().filter(|_| is_shown) {
             print(out, found, self.last_index, self.entries).map_err(VisitError::Output)?;
         }
-        if found.record != RecordView::Mark {
-            self.count.records += 1;
-        }
+        self.count.records += u64::from(!is_repetition);
         match &found.record {
             RecordView::Batch { header, .. } => {
                 self.count.batches += 1;
@@ -246,7 +247,10 @@ impl Visitor for Dumper<'_> {
             RecordView::Truncate { end } | RecordView::Install { end } => {
                 self.last_index = end.index;
             }
-            RecordView::TermVote { .. } | RecordView::Mark => {}
+            RecordView::TermVote { .. }
+            | RecordView::Repair { .. }
+            | RecordView::State { .. }
+            | RecordView::Mark => {}
         }
         Ok(())
     }
@@ -296,7 +300,19 @@ fn print(
             "INSTALL last_term={} last={} crc={:08x} commit={commit}",
             end.term, end.index, end.crc
         ),
-        RecordView::Mark => writeln!(out, "MARK synced={synced} commit={commit}"),
+        RecordView::Repair { state } => writeln!(
+            out,
+            "REPAIR term={} vote={} last_term={} last={last_index} former_last_term={} \
+             former_last={} commit={commit}",
+            state.term,
+            Vote(state.voted_for),
+            state.end.term,
+            state.former_end.term,
+            state.former_end.index
+        ),
+        RecordView::State { .. } | RecordView::Mark => {
+            writeln!(out, "MARK synced={synced} commit={commit}")
+        }
     }
 }
 

@@ -70,6 +70,18 @@ pub enum WalError {
         /// Its version.
         found: u32,
     },
+    /// The end of the log is damaged: nobody can tell what the node has promised last.
+    EndLost {
+        /// The last segment.
+        path: PathBuf,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The file that says what a repair has to do holds something else.
+    OrderDamaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that must be there is not.
     Missing {
         /// The file.
@@ -162,10 +174,24 @@ impl WalError {
     pub fn is_fatal(&self) -> bool {
         !matches!(self, WalError::NoRoom { .. })
     }
+
+    /// What is wrong, without what to do about it.
+    #[must_use]
+    pub fn finding(&self) -> String {
+        match self {
+            WalError::Corrupt { path, offset, lsn, index, fault } => format!(
+                "{} is corrupt at offset {offset} (lsn {lsn}, index {index}): {fault}",
+                path.display()
+            ),
+            WalError::Missing { path } => format!("{} is missing", path.display()),
+            other => other.to_string(),
+        }
+    }
 }
 
-const RESTORE: &str = "nothing was changed; restore the directory from a backup, or remove it \
-                       and let the node copy the data from its peers";
+const RESTORE: &str = "nothing was changed; a member of a cluster gives up what is damaged with \
+                       kvorum repair, and the others fill it again; without others, restore a \
+                       backup into another directory (kvorum restore)";
 
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,11 +210,7 @@ impl fmt::Display for WalError {
             }
             WalError::Output { source } => write!(f, "can not write the output: {source}"),
             WalError::Stopped => f.write_str("the log stopped at an earlier error"),
-            WalError::Corrupt { path, offset, lsn, index, fault } => write!(
-                f,
-                "{} is corrupt at offset {offset} (lsn {lsn}, index {index}): {fault}: {RESTORE}",
-                path.display()
-            ),
+            WalError::Corrupt { .. } => write!(f, "{}: {RESTORE}", self.finding()),
             WalError::NotUnderstood { path, offset, lsn, oddity } => write!(
                 f,
                 "{} has a record at offset {offset} (lsn {lsn}) that can not be used: {oddity}: \
@@ -202,9 +224,17 @@ impl fmt::Display for WalError {
                 path.display(),
                 super::layout::FORMAT_VERSION
             ),
-            WalError::Missing { path } => {
-                write!(f, "{} is missing: {RESTORE}", path.display())
+            WalError::EndLost { path, fault } => write!(
+                f,
+                "{} is damaged at its end ({fault}): how the node has voted last, or what it has \
+                 acknowledged, can not be told, so it can not be repaired: replace it by a node \
+                 with a new id (kvorum member remove, then kvorum member add)",
+                path.display()
+            ),
+            WalError::OrderDamaged { path } => {
+                write!(f, "{} is damaged: remove it, and run kvorum repair again", path.display())
             }
+            WalError::Missing { .. } => write!(f, "{}: {RESTORE}", self.finding()),
             WalError::StrangeFile { path } => write!(
                 f,
                 "{} is named almost like a segment of the log: move it away if it is not, restore \

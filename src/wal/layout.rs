@@ -4,7 +4,7 @@ use kvorum_protocol::{ClusterId, LogIndex, LogTimeMs, Lsn, NodeId, Term};
 
 use super::identity::Identity;
 use super::state::LogState;
-use crate::core::log::LogEnd;
+use crate::core::log::{EntryId, LogEnd};
 use crate::disk::BLOCK_BYTES;
 
 /// The version of the format that this program writes; it reads no other.
@@ -97,7 +97,7 @@ impl SegmentHeader {
     #[must_use]
     pub fn encode(&self) -> [u8; SEGMENT_FIELDS_BYTES] {
         let mut bytes = [0; SEGMENT_FIELDS_BYTES];
-        let LogState { term, voted_for, end } = &self.state;
+        let LogState { term, voted_for, end, former_end } = &self.state;
         bytes[0..8].copy_from_slice(&SEGMENT_MAGIC);
         put_u32(&mut bytes, 8, FORMAT_VERSION);
         put_u32(&mut bytes, 12, self.prev);
@@ -114,6 +114,8 @@ impl SegmentHeader {
         put_u32(&mut bytes, 96, end.crc);
         bytes[100..102].copy_from_slice(&self.identity.node.0.to_le_bytes());
         bytes[102..104].copy_from_slice(&voted_for.map_or(0, |node| node.0).to_le_bytes());
+        put_u64(&mut bytes, 104, former_end.index.0);
+        put_u64(&mut bytes, 112, former_end.term.0);
         let crc = crc32fast::hash(&bytes[..124]);
         put_u32(&mut bytes, 124, crc);
         bytes
@@ -159,6 +161,10 @@ impl SegmentHeader {
                     term: Term(u64_at(bytes, 80)),
                     crc: u32_at(bytes, 96),
                     time: LogTimeMs(u64_at(bytes, 88)),
+                },
+                former_end: EntryId {
+                    index: LogIndex(u64_at(bytes, 104)),
+                    term: Term(u64_at(bytes, 112)),
                 },
             },
         })
@@ -312,6 +318,7 @@ mod tests {
                     crc: 0xbeef,
                     time: LogTimeMs(1 << 41),
                 },
+                former_end: EntryId { index: LogIndex(1001), term: Term(3) },
             },
         }
     }

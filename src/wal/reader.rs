@@ -13,6 +13,7 @@ use super::layout::{
     FileName, HeaderBlock, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name,
 };
 use super::record::RecordView;
+use super::repair::REPAIR_TMP_NAME;
 use super::scan::{FoundRecord, Next, NotUnderstood, Position, SegmentScan, Stop};
 use super::spare::SPARE_TMP_NAME;
 use super::writer::Sealed;
@@ -26,8 +27,26 @@ pub(super) struct Files {
     pub strays: Vec<String>,
 }
 
+/// How far a log is whole, from its beginning.
+#[derive(Clone, Copy)]
+pub(super) struct Whole {
+    /// The last segment of which anything is whole.
+    pub sequence: u64,
+    /// Where in it the whole records end.
+    pub offset: usize,
+    /// What they add up to.
+    pub position: Position,
+}
+
 /// The files of the log.
 pub(super) fn list(disk: &dyn Disk) -> Result<Files, WalError> {
+    let files = list_files(disk)?;
+    check_gaps(disk, &files.sequences)?;
+    Ok(files)
+}
+
+/// Without a look at whether a segment is missing.
+pub(super) fn list_files(disk: &dyn Disk) -> Result<Files, WalError> {
     let names = disk.list().map_err(|source| io_error(disk, "list", "", source))?;
     let mut sequences = Vec::new();
     let mut strays = Vec::new();
@@ -37,20 +56,24 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Files, WalError> {
             FileName::NoSegment => {
                 return Err(WalError::StrangeFile { path: disk.path(&name) });
             }
-            FileName::Other if [SPARE_TMP_NAME, IDENTITY_TMP_NAME].contains(&name.as_str()) => {
-                strays.push(name);
-            }
+            FileName::Other if STRAYS.contains(&name.as_str()) => strays.push(name),
             FileName::Other => {}
         }
     }
     sequences.sort_unstable();
-    for pair in sequences.windows(2) {
-        if pair[1] != pair[0] + 1 {
-            return Err(WalError::Missing { path: disk.path(&segment_name(pair[0] + 1)) });
-        }
-    }
     Ok(Files { sequences, strays })
 }
+
+/// Whether no segment is missing between the first and the last.
+pub(super) fn check_gaps(disk: &dyn Disk, sequences: &[u64]) -> Result<(), WalError> {
+    match sequences.windows(2).find(|pair| pair[1] != pair[0] + 1) {
+        Some(pair) => Err(WalError::Missing { path: disk.path(&segment_name(pair[0] + 1)) }),
+        None => Ok(()),
+    }
+}
+
+/// What a crash can leave without a name.
+const STRAYS: [&str; 3] = [SPARE_TMP_NAME, IDENTITY_TMP_NAME, REPAIR_TMP_NAME];
 
 /// Whose data a directory holds; `None` when it is not in use.
 ///
@@ -135,15 +158,30 @@ pub(super) fn read_segments(
     snapshot_index: LogIndex,
     visitor: &mut dyn Visitor,
 ) -> Result<ReadLog, WalError> {
-    let mut reader = Reader {
-        disk,
-        identity,
-        snapshot_index,
-        visitor,
-        previous: None,
-        log: None,
-        read_bytes: 0,
-    };
+    read_with(&mut Reader::new(disk, identity, snapshot_index, visitor), sequences)
+}
+
+/// The same up to the first damage: how far the log is whole, if it is anywhere, and what is
+/// damaged behind that.
+pub(super) fn read_whole_part(
+    disk: &dyn Disk,
+    identity: &Identity,
+    sequences: &[u64],
+    snapshot_index: LogIndex,
+    visitor: &mut dyn Visitor,
+) -> Result<(Option<Whole>, Option<WalError>), WalError> {
+    let mut reader = Reader::new(disk, identity, snapshot_index, visitor);
+    match read_with(&mut reader, sequences) {
+        Ok(_) => Ok((reader.whole, None)),
+        Err(damage @ (WalError::Corrupt { .. } | WalError::Missing { .. })) => {
+            Ok((reader.whole, Some(damage)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read_with(reader: &mut Reader<'_>, sequences: &[u64]) -> Result<ReadLog, WalError> {
+    let disk = reader.disk;
     // One segment is read ahead while the one before is replayed: on a second core, this takes
     // the page faults, and the waiting for a cold disk, off the way.
     std::thread::scope(|scope| {
@@ -162,7 +200,7 @@ pub(super) fn read_segments(
         }
         Ok(())
     })?;
-    match reader.log {
+    match reader.log.take() {
         Some(log) => Ok(log),
         // The header of the first segment is durable before the identity is.
         None => {
@@ -172,7 +210,7 @@ pub(super) fn read_segments(
     }
 }
 
-fn read(disk: &dyn Disk, sequence: u64) -> io::Result<Contents> {
+pub(super) fn read(disk: &dyn Disk, sequence: u64) -> io::Result<Contents> {
     let contents = disk.read(&segment_name(sequence))?;
     // Of a spare little is looked at.
     if SegmentHeader::decode(&contents) != HeaderBlock::Unused {
@@ -189,10 +227,30 @@ struct Reader<'a> {
     /// Where and why the segment before ended.
     previous: Option<(u64, Stop)>,
     log: Option<ReadLog>,
+    /// How far the log is whole, as far as it was read.
+    whole: Option<Whole>,
     read_bytes: u64,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(
+        disk: &'a dyn Disk,
+        identity: &'a Identity,
+        snapshot_index: LogIndex,
+        visitor: &'a mut dyn Visitor,
+    ) -> Reader<'a> {
+        Reader {
+            disk,
+            identity,
+            snapshot_index,
+            visitor,
+            previous: None,
+            log: None,
+            whole: None,
+            read_bytes: 0,
+        }
+    }
+
     /// Reads a segment with `behind` more of them to come.
     fn segment(
         &mut self,
@@ -222,16 +280,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A prepared segment: nothing may follow it, and no record of its own may be in it: when the
-    /// first was written, the header was durable. All blocks are looked at, because a file system
-    /// or a disk that loses a stretch of zeros does not stop at the first record.
+    /// A prepared segment: nothing may follow it.
     fn unused(&mut self, sequence: u64, contents: &Contents) -> Result<(), WalError> {
-        let incarnation = self.identity.incarnation;
-        let behind = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
-        let has_records = behind
-            .chunks(BLOCK_BYTES)
-            .any(|block| RecordHeader::claims(block, incarnation, sequence));
-        let Some(log) = self.log.as_mut().filter(|_| !has_records) else {
+        let is_spare = is_spare(contents, self.identity, sequence);
+        let Some(log) = self.log.as_mut().filter(|_| is_spare) else {
             return Err(self.corrupt(sequence, 0, Fault::SegmentHeader));
         };
         log.spares.push((sequence, contents.len() as u64));
@@ -299,6 +351,8 @@ impl Reader<'_> {
         // Whether this end is damage is known when the next segment has been looked at; only the
         // records behind it can tell now.
         self.previous = Some((sequence, stop));
+        let (offset, position) = (scan.offset(), *scan.position());
+        self.whole = Some(Whole { sequence, offset, position });
         if scan.durable_record_is_lost() {
             return Err(self.corrupt(sequence, stop.offset, stop.fault));
         }
@@ -369,6 +423,15 @@ impl Reader<'_> {
         let path = self.disk.path(&segment_name(sequence));
         WalError::NotUnderstood { path, offset: offset as u64, lsn, oddity }
     }
+}
+
+/// Whether a segment without a header is a prepared one: no record of its own may be in it, because
+/// when the first was written, the header was durable. All blocks are looked at, because a file
+/// system or a disk that loses a stretch of zeros does not stop at the first record.
+pub(super) fn is_spare(contents: &[u8], identity: &Identity, sequence: u64) -> bool {
+    let behind = contents.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+    let mut blocks = behind.chunks(BLOCK_BYTES);
+    !blocks.any(|block| RecordHeader::claims(block, identity.incarnation, sequence))
 }
 
 pub(super) fn io_error(

@@ -3,8 +3,9 @@
 use kvorum_protocol::{BatchHeader, DecodeError, LogIndex, LogTimeMs, NodeId, Term, batch};
 
 use super::layout::{put_u32, put_u64, u32_at, u64_at};
+use super::state::LogState;
 use crate::core::Record;
-use crate::core::log::LogEnd;
+use crate::core::log::{EntryId, LogEnd};
 use crate::disk::AlignedBuffer;
 
 pub(super) const KIND_BATCH: u8 = 1;
@@ -12,9 +13,12 @@ const KIND_TERM_VOTE: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 pub(super) const KIND_MARK: u8 = 4;
 const KIND_INSTALL: u8 = 5;
+pub(super) const KIND_STATE: u8 = 6;
+pub(super) const KIND_REPAIR: u8 = 7;
 
 const TERM_VOTE_BYTES: usize = 16;
 const END_BYTES: usize = 32;
+pub(super) const STATE_BYTES: usize = 64;
 
 /// A record as it is read back, borrowed from the segment: [`Record`], and what only the log
 /// itself uses.
@@ -44,8 +48,28 @@ pub enum RecordView<'a> {
         /// The last batch that it covers.
         end: LogEnd,
     },
-    /// Nothing: its header tells that everything before it is durable. Takes no `Lsn` of its own.
+    /// What was damaged here was cut off.
+    Repair {
+        /// The state from here on.
+        state: LogState,
+    },
+    /// What all records so far add up to. From here on a log can be read though it is damaged
+    /// before. Takes no `Lsn` of its own.
+    State {
+        /// The state.
+        state: LogState,
+    },
+    /// Nothing. Takes no `Lsn` of its own. Earlier versions wrote it where a [`State`] of its own
+    /// group stands now.
+    ///
+    /// [`State`]: RecordView::State
     Mark,
+}
+
+/// Whether records of this kind say nothing that is new, and take no `Lsn` of their own.
+#[inline]
+pub(super) fn repeats(kind: u8) -> bool {
+    matches!(kind, KIND_MARK | KIND_STATE)
 }
 
 /// Why a body can not be used.
@@ -84,6 +108,34 @@ fn encode_end(end: &LogEnd, out: &mut AlignedBuffer) -> u32 {
     put_u64(&mut body, 16, end.term.0);
     put_u64(&mut body, 24, end.time.0);
     append_summed(&mut body, out)
+}
+
+/// Appends a state; returns the checksum that it begins with.
+pub(super) fn encode_state(state: &LogState, out: &mut AlignedBuffer) -> u32 {
+    let LogState { term, voted_for, end, former_end } = state;
+    let mut body = [0; STATE_BYTES];
+    put_u32(&mut body, 4, end.crc);
+    put_u64(&mut body, 8, end.index.0);
+    put_u64(&mut body, 16, end.term.0);
+    put_u64(&mut body, 24, end.time.0);
+    put_u64(&mut body, 32, term.0);
+    put_u64(&mut body, 40, former_end.index.0);
+    put_u64(&mut body, 48, former_end.term.0);
+    body[56..58].copy_from_slice(&voted_for.map_or(0, |node| node.0).to_le_bytes());
+    append_summed(&mut body, out)
+}
+
+fn decode_state(body: &[u8]) -> LogState {
+    LogState {
+        term: Term(u64_at(body, 32)),
+        voted_for: decode_vote(&body[56..58]),
+        end: decode_end(body),
+        former_end: EntryId { index: LogIndex(u64_at(body, 40)), term: Term(u64_at(body, 48)) },
+    }
+}
+
+fn decode_vote(bytes: &[u8]) -> Option<NodeId> {
+    Some(NodeId(u16::from_le_bytes([bytes[0], bytes[1]]))).filter(|node| node.0 != 0)
 }
 
 fn decode_end(body: &[u8]) -> LogEnd {
@@ -126,13 +178,14 @@ pub(super) fn decode_body(kind: u8, crc: u32, body: &[u8]) -> Result<RecordView<
     }
     match (kind, body.len()) {
         (KIND_TERM_VOTE, TERM_VOTE_BYTES) => {
-            let voted_for = NodeId(u16::from_le_bytes([body[4], body[5]]));
-            let voted_for = Some(voted_for).filter(|node| node.0 != 0);
+            let voted_for = decode_vote(&body[4..6]);
             Ok(RecordView::TermVote { term: Term(u64_at(body, 8)), voted_for })
         }
         (KIND_TRUNCATE, END_BYTES) => Ok(RecordView::Truncate { end: decode_end(body) }),
         (KIND_INSTALL, END_BYTES) => Ok(RecordView::Install { end: decode_end(body) }),
-        (KIND_TERM_VOTE | KIND_TRUNCATE | KIND_INSTALL | KIND_MARK, _) => {
+        (KIND_STATE, STATE_BYTES) => Ok(RecordView::State { state: decode_state(body) }),
+        (KIND_REPAIR, STATE_BYTES) => Ok(RecordView::Repair { state: decode_state(body) }),
+        (KIND_TERM_VOTE..=KIND_REPAIR, _) => {
             Err(BodyFault::Content(DecodeError::Invalid("record length")))
         }
         _ => Err(BodyFault::Kind(kind)),

@@ -14,7 +14,8 @@ use super::layout::{HeaderBlock, SEGMENT_HEADER_BYTES, SegmentHeader, segment_na
 use super::reader::{
     Files, LastSegment, ReadLog, VisitError, Visitor, io_error, list, read_identity, read_segments,
 };
-use super::record::RecordView;
+use super::record::{RecordView, repeats};
+use super::repair::Order;
 use super::scan::{FoundRecord, Position};
 use super::spare::{self, Spare};
 use super::state::LogState;
@@ -45,10 +46,20 @@ pub trait RecoverySink {
     fn progress(&mut self, done_bytes: u64, total_bytes: u64);
 }
 
+/// Nobody is told.
+impl RecoverySink for () {
+    fn record(&mut self, _: Lsn, _: LogIndex, _: &RecordView<'_>) -> Result<(), ReplayError> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _: u64, _: u64) {}
+}
+
 /// A state is built from whatever the log holds, in silence.
 impl RecoverySink for Recovery {
     fn start(&mut self, lsn: Lsn, state: &LogState) {
         Recovery::start(self, lsn, state.term, state.voted_for, state.end);
+        self.once_ended(state.former_end);
     }
 
     fn record(
@@ -66,7 +77,11 @@ impl RecoverySink for Recovery {
             }
             RecordView::Truncate { end } => self.truncate(lsn, *end),
             RecordView::Install { end } => self.install(lsn, *end),
-            RecordView::Mark => Ok(()),
+            RecordView::Repair { state } => {
+                self.repair(lsn, state.term, state.voted_for, state.former_end);
+                Ok(())
+            }
+            RecordView::State { .. } | RecordView::Mark => Ok(()),
         }
     }
 
@@ -121,18 +136,45 @@ pub fn open(
     config: WalConfig,
     sink: &mut dyn RecoverySink,
 ) -> Result<(Writer, Recovered), WalError> {
-    let files = list(&*disk)?;
     let Some(identity) = read_identity(&*disk)? else {
+        let files = list(&*disk)?;
         check_untouched(&*disk, &files.sequences)?;
         remove_strays(&*disk, &files)?;
         return first_boot(disk, config);
     };
     check_identity(&*disk, &identity, &config)?;
+    let order = Order::pending(&*disk, &identity)?;
+    if let Some(order) = &order {
+        order.cut(&*disk, &config, &identity)?;
+    }
+    let files = list(&*disk)?;
     let mut replay = Replay { sink, started: false };
     let log =
         read_segments(&*disk, &identity, &files.sequences, config.snapshot_index, &mut replay)?;
     remove_strays(&*disk, &files)?;
-    resume(disk, config, identity, log)
+    let (mut writer, mut recovered) = resume(Arc::clone(&disk), config, identity, log)?;
+    if let Some(order) = order {
+        finish_repair(&*disk, &order, &mut writer, &mut recovered, sink)?;
+    }
+    Ok((writer, recovered))
+}
+
+/// The log goes on with the record of what it must not forget.
+fn finish_repair(
+    disk: &dyn Disk,
+    order: &Order,
+    writer: &mut Writer,
+    recovered: &mut Recovered,
+    sink: &mut dyn RecoverySink,
+) -> Result<(), WalError> {
+    let state = order.state_behind(&recovered.state);
+    let lsn = writer.stage_repair(&state);
+    writer.write()?;
+    writer.mark()?;
+    (recovered.last_lsn, recovered.state) = (lsn, state);
+    let told = sink.record(lsn, recovered.commit, &RecordView::Repair { state });
+    told.map_err(|error| order.refused(disk, lsn, error))?;
+    Order::finish(disk)
 }
 
 /// Tells the sink what concerns it.
@@ -153,7 +195,7 @@ impl Visitor for Replay<'_> {
 
     fn record(&mut self, found: &FoundRecord<'_>) -> Result<(), VisitError> {
         let FoundRecord { header, record, .. } = found;
-        if *record == RecordView::Mark {
+        if repeats(header.kind) {
             return Ok(());
         }
         self.sink.record(header.lsn, header.commit, record).map_err(VisitError::Replay)

@@ -8,7 +8,7 @@ use super::layout::{
     FLAG_END_OF_GROUP, HeaderFault, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
     SegmentHeader, record_bytes,
 };
-use super::record::{BodyFault, KIND_MARK, RecordView, decode_body};
+use super::record::{BodyFault, RecordView, decode_body, repeats};
 use super::state::LogState;
 use crate::disk::BLOCK_BYTES;
 
@@ -67,7 +67,7 @@ impl Link {
         if (header.segment, header.incarnation) != (self.sequence, self.incarnation) {
             return Err(Fault::OtherSegment);
         }
-        let lsn = if header.kind == KIND_MARK { self.lsn } else { self.lsn.next() };
+        let lsn = if repeats(header.kind) { self.lsn } else { self.lsn.next() };
         if header.lsn != lsn || header.prev != self.chain {
             return Err(Fault::Chain);
         }
@@ -147,6 +147,45 @@ impl<'v> SegmentScan<'v> {
         }
     }
 
+    /// Goes on behind damage: with the first group behind `offset` that ends with the state of the
+    /// log. False when there is none; the scan is at its end then.
+    ///
+    /// Nothing is known of the records that were passed over. Those from there on follow from that
+    /// state as all others do from theirs.
+    pub fn resume_behind(&mut self, offset: usize) -> bool {
+        let mut blocks = self.blocks_behind(offset);
+        let found = blocks.find_map(|block| self.state_behind_group(block));
+        let found = found.filter(|(_, position)| position.lsn >= self.position.lsn);
+        let Some((offset, position)) = found else { return false };
+        (self.offset, self.position) = (offset, position);
+        true
+    }
+
+    /// The point behind the whole group at `block`, when it says what the log adds up to there.
+    fn state_behind_group(&self, block: usize) -> Option<(usize, Position)> {
+        let mut offset = block;
+        let mut chain = None;
+        loop {
+            let bytes = self.segment.get(offset..)?;
+            let (header, crc) = RecordHeader::decode(bytes).ok()?;
+            let is_own = (header.segment, header.incarnation) == (self.sequence, self.incarnation);
+            if !is_own || chain.is_some_and(|chain| header.prev != chain) {
+                return None;
+            }
+            let body_bytes = header.body_bytes as usize;
+            let end = offset.checked_add(record_bytes(body_bytes))?;
+            if header.flags == FLAG_END_OF_GROUP {
+                let body = bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes)?;
+                let record = decode_body(header.kind, header.body_crc, body).ok()?;
+                let RecordView::State { state } = record else { return None };
+                let RecordHeader { lsn, commit, .. } = header;
+                let position = Position { lsn, chain: crc, commit, state };
+                return Some((end.next_multiple_of(BLOCK_BYTES), position));
+            }
+            (offset, chain) = (end, Some(crc));
+        }
+    }
+
     /// Where the next group should start.
     #[must_use]
     pub fn offset(&self) -> usize {
@@ -202,6 +241,8 @@ impl<'v> SegmentScan<'v> {
                 }
                 RecordView::Truncate { end } => position.state.truncate(*end, position.commit),
                 RecordView::Install { end } => position.state.install(*end, position.commit),
+                RecordView::Repair { state } => position.state.repair(state),
+                RecordView::State { state } => position.state.check(state),
                 RecordView::Mark => Ok(()),
             };
             let followed = followed.and_then(|()| position.state.check_commit(commit));
@@ -212,14 +253,14 @@ impl<'v> SegmentScan<'v> {
             })?;
             position.lsn = lsn;
             position.commit = position.commit.max(commit);
-            let is_mark = found.record == RecordView::Mark;
             group.push(found);
             offset += record_bytes(body_bytes as usize);
             if flags == FLAG_END_OF_GROUP {
                 self.synced = self.synced.max(usize::try_from(synced).unwrap_or(0));
                 self.offset = offset.next_multiple_of(BLOCK_BYTES);
                 self.position = position;
-                self.ends_with_mark = is_mark;
+                // Its header tells that everything before it is durable.
+                self.ends_with_mark = group.len() == 1 && repeats(group[0].header.kind);
                 return Ok(Next::Group);
             }
         }
@@ -297,7 +338,7 @@ mod tests {
     use crate::core::Record;
     use crate::disk::AlignedBuffer;
     use crate::wal::Identity;
-    use crate::wal::record::encode_body;
+    use crate::wal::record::{KIND_MARK, encode_body};
     use crate::wal::state::Discontinuity;
     use kvorum_protocol::{ClusterId, NodeId, Term};
 

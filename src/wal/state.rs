@@ -4,7 +4,7 @@ use std::fmt;
 
 use kvorum_protocol::{BatchHeader, LogIndex, NodeId, Term};
 
-use crate::core::log::LogEnd;
+use crate::core::log::{EntryId, LogEnd};
 
 /// The persistent state of a Raft server (Raft paper, figure 2), the entries reduced to their end.
 /// The writer follows what it is given and the reader what it finds, by the same rules.
@@ -16,6 +16,8 @@ pub struct LogState {
     pub voted_for: Option<NodeId>,
     /// The last batch of the replicated log.
     pub end: LogEnd,
+    /// Where it ended before a repair has cut off what was damaged; index 0 without one.
+    pub former_end: EntryId,
 }
 
 /// A record that can not come next, though its checksums are right.
@@ -56,6 +58,8 @@ pub enum Discontinuity {
         /// Up to where it goes.
         to: LogIndex,
     },
+    /// What is said of the state is not what the records before add up to.
+    State,
 }
 
 impl fmt::Display for Discontinuity {
@@ -83,6 +87,7 @@ impl fmt::Display for Discontinuity {
             Discontinuity::Install { to } => {
                 write!(f, "a snapshot up to index {to} can not come here")
             }
+            Discontinuity::State => f.write_str("its state is not that of the records before it"),
         }
     }
 }
@@ -152,6 +157,32 @@ impl LogState {
         }
         self.end = end;
         Ok(())
+    }
+
+    /// What was damaged behind the records so far is cut off; `repaired` is the state from here on:
+    /// the same end, and term, vote and former end as they were in what is lost.
+    ///
+    /// # Errors
+    /// When it forgets something.
+    pub fn repair(&mut self, repaired: &LogState) -> Result<(), Discontinuity> {
+        let mut state = *self;
+        state.term_vote(repaired.term, repaired.voted_for)?;
+        let (end, former_end) = (self.end, repaired.former_end);
+        let forgets = former_end < self.former_end || former_end.term > repaired.term;
+        if forgets || repaired.end != end {
+            return Err(Discontinuity::State);
+        }
+        *self = LogState { former_end, ..state };
+        Ok(())
+    }
+
+    /// The state is said to be `state`.
+    ///
+    /// # Errors
+    /// When it is another.
+    #[inline]
+    pub fn check(&self, state: &LogState) -> Result<(), Discontinuity> {
+        if self == state { Ok(()) } else { Err(Discontinuity::State) }
     }
 
     /// Entries up to `commit` are called committed.

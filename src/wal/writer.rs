@@ -12,9 +12,9 @@ use super::error::WalError;
 use super::identity::Identity;
 use super::layout::{
     FLAG_END_OF_GROUP, RECORD_ALIGNMENT, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
-    SegmentHeader, segment_name,
+    SegmentHeader, record_bytes, segment_name,
 };
-use super::record::{KIND_MARK, encode_body};
+use super::record::{KIND_REPAIR, KIND_STATE, STATE_BYTES, encode_body, encode_state};
 use super::scan::Position;
 use super::spare::{Released, Spare, Spares};
 use super::state::LogState;
@@ -170,6 +170,26 @@ impl Writer {
         self.staged_lsn = lsn;
         let start = self.begin_record();
         let (kind, body_crc) = encode_body(record, &mut self.buffer);
+        self.end_record(start, kind, body_crc);
+    }
+
+    /// Stages the record that what was damaged behind the last one is cut off: the log goes on with
+    /// `repaired`.
+    ///
+    /// # Panics
+    /// When that forgets something.
+    pub(super) fn stage_repair(&mut self, repaired: &LogState) -> Lsn {
+        if let Err(error) = self.staged_state.repair(repaired) {
+            panic!("the repair does not follow lsn {}: {error}", self.staged_lsn);
+        }
+        self.staged_lsn = self.staged_lsn.next();
+        self.stage_state(KIND_REPAIR);
+        self.staged_lsn
+    }
+
+    fn stage_state(&mut self, kind: u8) {
+        let start = self.begin_record();
+        let body_crc = encode_state(&self.staged_state, &mut self.buffer);
         self.end_record(start, kind, body_crc);
     }
 
@@ -360,8 +380,7 @@ impl Writer {
         if self.marked || is_full {
             return Ok(());
         }
-        let start = self.begin_record();
-        self.end_record(start, KIND_MARK, 0);
+        self.stage_state(KIND_STATE);
         self.write()?;
         self.sync()?;
         Ok(())
@@ -398,6 +417,8 @@ impl Writer {
         // The rest goes to the next segment, and has to start at an aligned place again.
         let rest = self.buffer.as_slice()[end..].to_vec();
         self.buffer.truncate(end);
+        let is_mark = count == 1 && self.staged[0].kind == KIND_STATE;
+        let count = if is_mark { count } else { self.close_group(count) };
         let mut written = self.written;
         for (number, record) in self.staged[..count].iter().enumerate() {
             let header = RecordHeader {
@@ -428,7 +449,7 @@ impl Writer {
         self.active.offset += length;
         self.appended_bytes += length;
         self.written = written;
-        self.marked = self.staged[count - 1].kind == KIND_MARK;
+        self.marked = is_mark;
         self.buffer.clear();
         self.buffer.extend_from_slice(&rest);
         self.staged.drain(..count);
@@ -436,6 +457,26 @@ impl Writer {
             (record.start, record.end) = (record.start - end, record.end - end);
         }
         Ok(())
+    }
+
+    /// Where the last block of a group has room, and it nearly always has, the group ends with what
+    /// the log adds up to: should what stands before be damaged one day, all that this node has
+    /// promised is still known. Returns how many records the group has now.
+    fn close_group(&mut self, count: usize) -> usize {
+        let last = &self.staged[count - 1];
+        let room_bytes = last.end.next_multiple_of(BLOCK_BYTES) - last.end;
+        let bytes = record_bytes(STATE_BYTES);
+        if room_bytes < bytes {
+            return count;
+        }
+        let Staged { end: start, lsn, commit, state, .. } = *last;
+        assert_eq!(self.begin_record(), start, "the buffer ends with the group");
+        let body_crc = encode_state(&state, &mut self.buffer);
+        let body_bytes = u32::try_from(STATE_BYTES).expect("a small number");
+        let (end, kind) = (start + bytes, KIND_STATE);
+        self.staged
+            .insert(count, Staged { start, end, body_bytes, body_crc, kind, lsn, commit, state });
+        count + 1
     }
 
     /// Goes on in the next segment, which has room for `needed` bytes. What was written before is

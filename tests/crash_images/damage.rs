@@ -150,7 +150,7 @@ fn a_damaged_mark_does_not_take_the_group_behind_it_along() {
     log.sync(&mut journal).unwrap();
     drop(log);
     let mut bytes = disk.contents(&segment(2));
-    let is_mark = |block: &[u8]| block[..4] == *b"KVR1" && block[20] == 4;
+    let is_mark = |block: &[u8]| block[..4] == *b"KVR1" && block[20] == 6;
     let mark = bytes.chunks(BLOCK_BYTES).rposition(is_mark).expect("recovery has set one");
     bytes[mark * BLOCK_BYTES + 40] ^= 1;
     disk.tamper(&segment(2), bytes);

@@ -13,5 +13,6 @@ mod disk;
 mod format;
 mod model;
 mod power;
+mod repair;
 mod snapshot;
 mod space;

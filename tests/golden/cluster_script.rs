@@ -114,6 +114,8 @@ pub enum Step {
     },
     /// The process dies: what was written stays.
     Kill,
+    /// While it is down, its log is damaged behind this position, and repaired.
+    Repair(u64),
     /// It notices that another one's process is gone.
     Refused(u16),
     /// The bytes that its log has room for; the `next` segment is ready, coming or lacking.
@@ -293,6 +295,7 @@ fn run_on(cluster: &mut Cluster, id: NodeId, step: &Step) -> Result<String, Box<
         Step::Durable(upto) => return Ok(cluster.durable(id, upto.map(Lsn))),
         Step::Crash { kept } => return Ok(cluster.crash(id, kept.map(Lsn))),
         Step::Kill => return Ok(cluster.kill(id)),
+        Step::Repair(kept) => return Ok(cluster.machine(id).repair(Lsn(*kept))),
         Step::Stall | Step::Unstall => {
             cluster.stall(id, matches!(step, Step::Stall));
             return Ok(String::new());

@@ -10,10 +10,17 @@ use kvorum_protocol::{Batch, LogIndex, Lsn, batch};
 
 use super::words;
 
+/// What a record says.
+enum Content {
+    Record(Record),
+    /// What was behind it was damaged and is cut off; the log goes on with this state.
+    Repair(LogState),
+}
+
 /// A record on the disk, or on its way there.
 struct Written {
     lsn: Lsn,
-    record: Record,
+    content: Content,
     /// What the node knew to be committed then; the log says so too.
     commit: LogIndex,
 }
@@ -41,7 +48,7 @@ impl Disk {
         assert!(kept >= self.durable, "what is durable survives");
         let mut said = String::new();
         for lost in self.records.iter().filter(|written| written.lsn > kept) {
-            said += &format!("lost {}", words::record(lost.lsn, &lost.record));
+            said += &format!("lost {}", lost.words());
         }
         self.records.retain(|written| written.lsn <= kept);
         self.durable = kept;
@@ -50,10 +57,18 @@ impl Disk {
 
     /// Tells what it holds.
     pub fn recover(&self, recovery: &mut Recovery) {
-        let LogState { term, voted_for, end } = self.base.state;
+        let LogState { term, voted_for, end, former_end } = self.base.state;
         recovery.start(self.base.lsn, term, voted_for, end);
-        for Written { lsn, record, commit } in &self.records {
+        recovery.once_ended(former_end);
+        for Written { lsn, content, commit } in &self.records {
             recovery.committed(*commit);
+            let record = match content {
+                Content::Record(record) => record,
+                Content::Repair(LogState { term, voted_for, former_end, .. }) => {
+                    recovery.repair(*lsn, *term, *voted_for, *former_end);
+                    continue;
+                }
+            };
             match record {
                 Record::Batch(batch) => {
                     let header = batch::check(batch.bytes()).expect("sealed batches are sound");
@@ -72,6 +87,20 @@ impl Disk {
         }
     }
 
+    /// What stood behind the record at `kept` was damaged, and is cut off.
+    pub fn repair(&mut self, kept: Lsn) -> String {
+        let LogState { term, voted_for, end, former_end } = self.state();
+        self.records.retain(|written| written.lsn <= kept);
+        let former_end = end.id().max(former_end);
+        let state = LogState { term, voted_for, end: self.state().end, former_end };
+        let commit = self.records.last().map_or(self.base.commit, |last| last.commit);
+        let repair = Written { lsn: kept.next(), content: Content::Repair(state), commit };
+        let said = repair.words();
+        self.durable = repair.lsn;
+        self.records.push(repair);
+        said
+    }
+
     /// Takes what a node that knows `committed` hands out.
     pub fn write(&mut self, committed: LogIndex, records: &mut Vec<(Lsn, Record)>) -> String {
         let mut said = String::new();
@@ -86,7 +115,7 @@ impl Disk {
         }
         for (lsn, record) in records.drain(..) {
             said += &words::record(lsn, &record);
-            let written = Written { lsn, record, commit };
+            let written = Written { lsn, content: Content::Record(record), commit };
             follow(&mut state, &written);
             self.records.push(written);
         }
@@ -127,7 +156,8 @@ impl Disk {
     pub fn batches(&self) -> BTreeMap<LogIndex, &Batch> {
         let mut log = BTreeMap::new();
         for written in &self.records {
-            match &written.record {
+            let Content::Record(record) = &written.content else { continue };
+            match record {
                 Record::Batch(batch) => {
                     log.insert(batch.header().first_index, batch);
                 }
@@ -142,10 +172,10 @@ impl Disk {
     /// All records, and how the batches hang together.
     pub fn words(&self) -> String {
         let mut said = String::new();
-        for Written { lsn, record, .. } in &self.records {
-            let durable = if *lsn <= self.durable { "durable" } else { "written" };
-            write!(said, "{durable} {}", words::record(*lsn, record)).unwrap();
-            if let Record::Batch(batch) = record {
+        for written in &self.records {
+            let durable = if written.lsn <= self.durable { "durable" } else { "written" };
+            write!(said, "{durable} {}", written.words()).unwrap();
+            if let Content::Record(Record::Batch(batch)) = &written.content {
                 let header = batch.header();
                 writeln!(said, "  crc={:08x} prev={:08x}", header.crc, header.prev_crc).unwrap();
             }
@@ -164,9 +194,24 @@ impl Disk {
     }
 }
 
+impl Written {
+    fn words(&self) -> String {
+        match &self.content {
+            Content::Record(record) => words::record(self.lsn, record),
+            Content::Repair(state) => words::repair(self.lsn, state),
+        }
+    }
+}
+
 /// What every log must be, whatever the script is about: the rules that recovery goes by.
 fn follow(state: &mut LogState, written: &Written) {
-    let continues = match &written.record {
+    let record = match &written.content {
+        Content::Record(record) => record,
+        Content::Repair(repaired) => {
+            return state.repair(repaired).expect("it forgets nothing");
+        }
+    };
+    let continues = match record {
         Record::Batch(batch) => state.batch(batch.header()),
         Record::TermVote { term, voted_for } => state.term_vote(*term, *voted_for),
         Record::Truncate { end } => state.truncate(*end, written.commit),

@@ -124,6 +124,11 @@ impl Machine {
         self.crash(Some(self.disk.written()))
     }
 
+    /// While it is down, what stands behind the record at `kept` is damaged; its log is repaired.
+    pub fn repair(&mut self, kept: Lsn) -> String {
+        self.disk.repair(kept)
+    }
+
     /// The node starts again, from what its disk holds.
     pub fn restart(&mut self) -> String {
         let newest = self.snapshots.newest();
@@ -454,6 +459,7 @@ fn start(setup: &Setup, snapshot: Option<&Snapshot>, disk: &Disk) -> Node {
     .of(setup.id);
     recovery.applies_all = setup.bug == Some(Bug::RecoveryAppliesAll);
     recovery.loses_vote = setup.bug == Some(Bug::VoteLostAtInstall);
+    recovery.repair_loses_vote = setup.bug == Some(Bug::RepairForgetsVote);
     disk.recover(&mut recovery);
     let members = recovery.members().cloned().unwrap_or_else(|| members(setup));
     let config = NodeConfig {

@@ -23,7 +23,8 @@ pub struct Snapshot {
 /// One that is being made.
 pub struct Making {
     head: SnapshotHead,
-    sessions: Vec<u8>,
+    /// Once they were walked.
+    sessions: Option<Vec<u8>>,
     items: Vec<u8>,
 }
 
@@ -79,8 +80,16 @@ impl Snapshot {
     fn words(&self) -> String {
         let SnapshotHead { end, members_index, keys, .. } = &self.head;
         let (_, rest) = section(&self.file);
-        let (_, mut items) = section(rest);
+        let (mut sessions, mut items) = section(rest);
         let mut lines = Vec::new();
+        while !sessions.is_empty() {
+            let (id, session, rest) = Session::decode(sessions).expect("a whole session");
+            let Session { last_used, first, outcomes, .. } = session;
+            let known = outcomes.iter().flatten().map(|outcome| outcome.version.to_string());
+            let known = known.collect::<Vec<_>>().join(",");
+            lines.push(format!("  session {id} used={last_used} first={first} known={known}\n"));
+            sessions = rest;
+        }
         while !items.is_empty() {
             let (item, rest) = EncodedItem::decode(items).expect("a whole item");
             let (key, value, version) = (Shown(item.key), Shown(item.value), item.version);
@@ -100,7 +109,8 @@ impl Making {
         let mut head = Vec::new();
         self.head.encode(&mut head);
         let mut file = Vec::new();
-        for section in [&head, &self.sessions] {
+        let sessions = self.sessions.expect("they were walked first");
+        for section in [&head, &sessions] {
             let bytes = u32::try_from(section.len()).expect("scripts are small");
             file.extend_from_slice(&bytes.to_le_bytes());
             file.extend_from_slice(section);
@@ -138,17 +148,20 @@ impl Snapshots {
 
     pub fn begin(&mut self, node: &mut Node) -> String {
         let Some(head) = node.begin_snapshot() else { return "no snapshot now\n".to_owned() };
-        let mut sessions = Vec::new();
-        let count = node.snapshot_sessions(&mut sessions);
-        let said = format!("snapshot of {} begins: sessions={count}\n", head.end.index);
-        self.making = Some(Making { head, sessions, items: Vec::new() });
-        said
+        let (index, count) = (head.end.index, node.sessions().len());
+        self.making = Some(Making { head, sessions: None, items: Vec::new() });
+        format!("snapshot of {index} begins: sessions={count}\n")
     }
 
-    /// Takes a slice of so many places of the table, and what was changed before its turn came.
-    /// With the last one the snapshot is durable.
+    /// Takes a slice of so many places of the table, and what was changed before its turn came; all
+    /// sessions before the first one. With the last one the snapshot is durable.
     pub fn walk(&mut self, node: &mut Node, buckets: usize) -> String {
         let making = self.making.as_mut().expect("the script has begun one");
+        making.sessions.get_or_insert_with(|| {
+            let mut sessions = Vec::new();
+            while !node.walk_snapshot_sessions(1, usize::MAX, &mut sessions).is_last {}
+            sessions
+        });
         let slice = node.walk_snapshot(buckets, usize::MAX, &mut making.items);
         let mut copied_aside = 0;
         while let Some((items, strays)) = node.take_strays() {

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use kvorum::core::{Node, NodeStatus, Record};
+use kvorum::wal::LogState;
 use kvorum_protocol::{
     Command, Copies, LogIndex, Lsn, MemberList, Op, Read, Response, Role, SessionSequence,
 };
@@ -151,6 +152,17 @@ pub fn record(lsn: Lsn, record: &Record) -> String {
             lines
         }
     }
+}
+
+/// The same for the record of a repair.
+pub fn repair(lsn: Lsn, state: &LogState) -> String {
+    let LogState { term, voted_for, end, former_end } = state;
+    let voted_for = voted_for.map_or_else(|| "none".to_owned(), |node| node.to_string());
+    let (former, former_term) = (former_end.index, former_end.term);
+    format!(
+        "lsn={lsn} REPAIR term={term} vote={voted_for} last={} former={former}/{former_term}\n",
+        end.index
+    )
 }
 
 /// What others notice of a node, as far as it is a node of a cluster.

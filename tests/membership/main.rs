@@ -2,6 +2,7 @@
 
 mod growth;
 mod load;
+mod outvoted;
 mod refusals;
 mod removal;
 #[path = "../support/mod.rs"]

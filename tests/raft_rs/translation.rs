@@ -190,7 +190,7 @@ pub fn to_ours(
         }
         MessageType::MsgAppendResponse if theirs.reject => {
             let (hint, hint_term) = (LogIndex(theirs.reject_hint), log_term);
-            Message::AppendReject { term, prev: index, hint, hint_term }
+            Message::AppendReject { term, prev: index, hint, hint_term, is_repaired: false }
         }
         MessageType::MsgAppendResponse => {
             acknowledged.note(term.0, index.0);

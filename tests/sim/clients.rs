@@ -6,7 +6,7 @@
 //! what the contract promises for these.
 
 use kvorum::core::Refusal;
-use kvorum_protocol::{LogIndex, Quorum, Response};
+use kvorum_protocol::{LogIndex, NodeId, Quorum, Response};
 
 use crate::chance::Chance;
 use crate::history::OperationId;
@@ -76,9 +76,13 @@ pub struct Op {
     is_done: bool,
     /// What was decided when it was called.
     pub decided: LogIndex,
-    /// The acknowledged writes of its key when it was called, of those that a read with this R
-    /// must see.
-    must_see: Option<(LogIndex, OpNumber)>,
+    /// How many writes of its key were acknowledged when it was called.
+    acknowledged: usize,
+    /// The members that its node went by when it took the request, counted as
+    /// [`kvorum::core::Node::members_version`] does.
+    pub members_version: u64,
+    /// The voters when it was answered; none if they have changed while a read waited.
+    pub voters: Vec<NodeId>,
 }
 
 impl Op {
@@ -112,6 +116,24 @@ pub struct Client {
     pub session: Option<ClientSession>,
 }
 
+/// An acknowledged write on a key of the second kind.
+struct Kept {
+    version: LogIndex,
+    op: OpNumber,
+    /// W.
+    copies: usize,
+    /// Those among whom so many held it.
+    voters: Vec<NodeId>,
+}
+
+impl Kept {
+    /// Whether a read that asks `r` of these voters, or more, asks one that held the write.
+    fn is_met_by(&self, r: usize, voters: &[NodeId]) -> bool {
+        let gone = self.voters.iter().filter(|id| !voters.contains(id)).count();
+        r >= 2 && self.copies + r > voters.len() + gone
+    }
+}
+
 /// What a read with R = k told, and the last write that it had to see.
 struct Seen {
     read: OpNumber,
@@ -126,8 +148,8 @@ pub struct Clients {
     /// The writes of sessions.
     pub courses: Vec<Course>,
     pub history: StoreHistory,
-    /// Acknowledged writes on keys of the second kind, by key: version, operation, W.
-    relaxed: Vec<Vec<(LogIndex, OpNumber, usize)>>,
+    /// By key.
+    relaxed: Vec<Vec<Kept>>,
     seen: Vec<Seen>,
     /// How many values were set.
     values: u64,
@@ -156,7 +178,7 @@ impl Clients {
             ops: Vec::new(),
             courses: Vec::new(),
             history: StoreHistory::default(),
-            relaxed: vec![Vec::new(); options.clients.keys as usize],
+            relaxed: (0..options.clients.keys).map(|_| Vec::new()).collect(),
             seen: Vec::new(),
             values: 0,
             are_quiet: false,
@@ -167,6 +189,10 @@ impl Clients {
 
     pub fn op(&self, number: OpNumber) -> &Op {
         &self.ops[number as usize]
+    }
+
+    pub fn op_mut(&mut self, number: OpNumber) -> &mut Op {
+        &mut self.ops[number as usize]
     }
 
     /// The write of a session that a request sends.
@@ -190,10 +216,9 @@ impl Clients {
     /// The write that a request is, if it is one, in a cluster of so many voters.
     pub fn write(&self, op: &Op, voters: usize) -> Option<Write> {
         let call = op.call().filter(|call| call.action != Action::Get)?;
-        let size = |quorum: Quorum| quorum.size(voters).expect("clients ask for what there is");
-        let copies = op.quorum.map_or(0, size);
+        let copies = op.quorum.map_or(0, |quorum| size(quorum, voters));
         let at_least = match op.quorum.is_none() || op.course.is_some() {
-            true => size(Quorum::Majority),
+            true => size(Quorum::Majority, voters),
             false => 0,
         };
         let copies = copies.max(at_least);
@@ -216,11 +241,28 @@ impl Clients {
         self.clients.iter().any(|client| client.in_flight > 0)
     }
 
-    /// The last acknowledged write on a key of the second kind that a read from `r` voters sees.
-    fn must_see(&self, key: u32, r: usize, voters: usize) -> Option<(LogIndex, OpNumber)> {
-        let writes = &self.relaxed[(key - self.options.keys) as usize];
-        let meeting = writes.iter().filter(|(_, _, w)| r >= 2 && w + r > voters);
-        meeting.map(|(version, op, _)| (*version, *op)).max()
+    /// The acknowledged writes on a key, if it is of the second kind.
+    fn kept(&self, key: u32) -> &[Kept] {
+        let at = key.checked_sub(self.options.keys);
+        at.map_or(&[], |at| &self.relaxed[at as usize])
+    }
+
+    /// The last write that a read on a key of the second kind had to see: acknowledged before it was
+    /// called, and held by one of those that it has asked.
+    fn must_see(&self, read: &Op) -> Option<(LogIndex, OpNumber)> {
+        let key = read.call().expect("a read").key;
+        let r = size(read.quorum.unwrap_or(Quorum::Majority), read.voters.len());
+        let writes = self.kept(key)[..read.acknowledged].iter();
+        let met = writes.filter(|write| write.is_met_by(r, &read.voters));
+        met.map(|write| (write.version, write.op)).max()
+    }
+}
+
+/// How many of so many voters are asked for, also when it is more than there are.
+fn size(quorum: Quorum, voters: usize) -> usize {
+    match quorum {
+        Quorum::Count(count) => usize::from(count),
+        Quorum::Majority | Quorum::All => quorum.size(voters).unwrap_or_default(),
     }
 }
 
@@ -253,7 +295,7 @@ impl World {
             false if !is_relaxed && self.chance.happens(0.1) => Action::Delete,
             false => Action::Set(self.clients.new_value()),
         };
-        let quorum = if is_relaxed { self.any_quorum() } else { self.strict_quorum() };
+        let quorum = if is_relaxed { self.any_quorum() } else { self.strict_quorum(is_read) };
         let call = Call { key, action };
         if !is_read && self.has_session(client) {
             return self.begin_course(client, call, quorum);
@@ -261,23 +303,23 @@ impl World {
         self.call(client, call, quorum);
     }
 
+    /// Where members change, also more than there are voters.
     fn any_quorum(&mut self) -> Option<Quorum> {
-        if self.options.faults.members.is_some() {
-            return None;
-        }
-        let count = self.chance.between(1, u64::from(self.options.voters));
+        let count = self.chance.between(1, u64::from(self.options.voters_max()));
         Some(Quorum::Count(u8::try_from(count).expect("voters are few")))
     }
 
     /// A quorum that keeps operations linearizable. R = 1 never does, not even with one voter: a
-    /// learner too answers it at once.
-    fn strict_quorum(&mut self) -> Option<Quorum> {
-        let voters = u64::from(self.options.voters);
-        if voters == 1 || self.options.faults.members.is_some() {
+    /// learner too answers it at once. Nor does any number where members change: whoever is asked
+    /// may go by voters that are none any more.
+    fn strict_quorum(&mut self, is_read: bool) -> Option<Quorum> {
+        let voters = u64::from(self.options.voters_max());
+        if is_read && (voters == 1 || self.options.faults.members.is_some()) {
             return self.chance.one_of(&[None, Some(Quorum::Majority)]);
         }
         let count = self.chance.between(voters / 2 + 1, voters);
         let count = Quorum::Count(u8::try_from(count).expect("voters are few"));
+        let count = if !is_read && self.chance.happens(0.3) { Quorum::All } else { count };
         self.chance.weighted(&[(12, None), (2, Some(Quorum::Majority)), (1, Some(count))])
     }
 
@@ -313,7 +355,6 @@ impl World {
         course: Option<CourseNumber>,
         to: Option<Place>,
     ) -> OpNumber {
-        let voters = usize::from(self.options.voters);
         let number = OpNumber::try_from(self.clients.ops.len()).expect("worlds are short");
         let read = match &wish {
             Wish::Key(call) if call.action == Action::Get => Some(call),
@@ -325,9 +366,7 @@ impl World {
         let leader = self.clients.clients[client as usize].place;
         let place = if roams { self.chance.below(self.machines.len()) } else { leader };
         let place = to.unwrap_or(place);
-        let r = quorum.unwrap_or(Quorum::Majority).size(voters).expect("asked for what there is");
-        let must_see = read.filter(|_| history.is_none());
-        let must_see = must_see.and_then(|read| self.clients.must_see(read.key, r, voters));
+        let acknowledged = read.map_or(0, |read| self.clients.kept(read.key).len());
         let who = trace::Client(client);
         let name = course.map(|course| self.clients.courses[course].name);
         self.trace.line(self.now, who, || {
@@ -352,7 +391,9 @@ impl World {
             connection,
             is_done: false,
             decided: self.checks.ledger().end(),
-            must_see,
+            acknowledged,
+            members_version: 0,
+            voters: Vec::new(),
         });
         let arrives = self.now + self.clients.delay(&mut self.chance);
         self.queue.schedule(arrives, Event::Request(number, life));
@@ -409,15 +450,18 @@ impl World {
             Told::Written(version) | Told::Value(version, _) => Some(*version),
             _ => None,
         };
-        match (call.action, version, op.must_see) {
-            (Action::Get, told, Some(must_see)) => {
-                self.clients.seen.push(Seen { read: number, told, must_see });
+        match (call.action, version) {
+            (Action::Get, told) => {
+                let must_see = self.clients.must_see(&op);
+                let seen = must_see.map(|must_see| Seen { read: number, told, must_see });
+                self.clients.seen.extend(seen);
             }
-            (Action::Set(_), Some(version), _) => {
-                let write = self.clients.write(&op, usize::from(self.options.voters));
+            (Action::Set(_), Some(version)) => {
+                let write = self.clients.write(&op, op.voters.len());
                 let copies = write.expect("a set is one").copies;
                 let key = call.key - self.options.clients.keys;
-                self.clients.relaxed[key as usize].push((version, number, copies));
+                let kept = Kept { version, op: number, copies, voters: op.voters.clone() };
+                self.clients.relaxed[key as usize].push(kept);
             }
             _ => {}
         }
@@ -479,9 +523,9 @@ impl World {
             Err(Failure::OutOfSteps(..)) => self.tally.undecided += 1,
             Err(failure) => ensure(false, "linearizability", || failure.to_string())?,
         }
-        let voters = usize::from(self.options.voters);
         for Seen { read, told, must_see: (version, write) } in &self.clients.seen {
-            let write = self.clients.write(self.clients.op(*write), voters);
+            let write = self.clients.op(*write);
+            let write = self.clients.write(write, write.voters.len());
             let write = write.expect("it was a write");
             let is_excused =
                 self.checks.promises.may_be_lost(*version, &write, self.checks.ledger());
@@ -495,7 +539,7 @@ impl World {
 
     /// An operator asks a node to hand over.
     pub fn ask_for_transfer(&mut self, place: Place) {
-        let to = self.chance.below(usize::from(self.options.members()));
+        let to = self.chance.below(self.machines.len());
         let to = self.chance.happens(0.5).then(|| crate::node::id_of(to));
         self.give(place, Input::Transfer(to));
     }

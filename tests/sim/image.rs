@@ -1,6 +1,6 @@
 //! What a log holds, as an observer of the records sees it.
 
-use kvorum::core::log::LogEnd;
+use kvorum::core::log::{EntryId, LogEnd};
 use kvorum::core::{Record, Recovery, ReplayError};
 use kvorum::wal::{LogState, RecordView, RecoverySink};
 use kvorum_protocol::{Batch, BatchHeader, LogIndex, Lsn, MemberList, NodeId, Op, Term};
@@ -16,6 +16,8 @@ pub struct LogImage {
     lists: Vec<(LogIndex, MemberList)>,
     pub term: Term,
     pub voted_for: Option<NodeId>,
+    /// Where it ended before a repair; index 0 without one.
+    pub former_end: EntryId,
     /// Position of the last record.
     pub lsn: Lsn,
     /// A snapshot is durable, and the record of it is not made yet: what stands before it is void.
@@ -52,6 +54,14 @@ impl LogImage {
             }
         }
         Vec::new()
+    }
+
+    /// What was damaged behind the last record is cut off.
+    pub fn repaired(&mut self, lsn: Lsn, state: &LogState) {
+        assert_eq!(lsn, self.lsn.next(), "records come in order");
+        self.lsn = lsn;
+        (self.term, self.voted_for) = (state.term, state.voted_for);
+        self.former_end = state.former_end;
     }
 
     /// The last member list in it.
@@ -130,6 +140,7 @@ impl RecoverySink for Observed<'_> {
     fn start(&mut self, lsn: Lsn, state: &LogState) {
         (self.image.lsn, self.image.base) = (lsn, state.end);
         (self.image.term, self.image.voted_for) = (state.term, state.voted_for);
+        self.image.former_end = state.former_end;
         RecoverySink::start(&mut self.recovery, lsn, state);
     }
 
@@ -157,7 +168,11 @@ impl RecoverySink for Observed<'_> {
                 self.image.batches.clear();
                 Record::Install { end: *end }
             }
-            RecordView::Mark => unreachable!("marks are not told"),
+            RecordView::Repair { state } => {
+                self.image.repaired(lsn, state);
+                return RecoverySink::record(&mut self.recovery, lsn, commit, record);
+            }
+            RecordView::State { .. } | RecordView::Mark => unreachable!("marks are not told"),
         };
         self.image.apply(lsn, &owned);
         RecoverySink::record(&mut self.recovery, lsn, commit, record)

@@ -59,6 +59,7 @@ impl World {
         .of(id_of(place));
         recovery.applies_all = self.bug == Some(Bug::RecoveryAppliesAll);
         recovery.loses_vote = self.bug == Some(Bug::VoteLostAtInstall);
+        recovery.repair_loses_vote = self.bug == Some(Bug::RepairForgetsVote);
         let mut observed = Observed { recovery, image: LogImage::default(), before: &before };
         let snapshot_index = snapshot.map_or(LogIndex(0), |end| end.index);
         let config = WalConfig { snapshot_index, ..self.wal_config(place) };

@@ -63,6 +63,10 @@ impl World {
 
     /// The change reaches the node.
     pub fn change_members(&mut self, place: Place, core: &mut Node, now: &Now, change: &Change) {
+        // Nobody who knows that a disk is bad asks for voters that can never decide anything.
+        if core.members().changed(change).is_ok_and(|list| !self.is_sound(&list, None)) {
+            return self.note_node(place, || format!("better not {change}"));
+        }
         let to = ReplyTo { connection: OPERATOR, tag: 0 };
         let begun = core.change_members(now, to, change, None, None);
         self.note_node(place, || format!("shall {change}: {begun:?}"));

@@ -2,11 +2,13 @@
 
 use kvorum::core::NextSegment;
 use kvorum::disk::{BLOCK_BYTES, Disk};
+use kvorum_protocol::MemberList;
 
 use crate::invariants::Checked;
 use crate::life::Death;
 use crate::memory_disk::{Failure, Loss};
 use crate::network::Place;
+use crate::node::place_of;
 use crate::queue::{MILLISECOND, SECOND, Time};
 use crate::world::{Event, World};
 
@@ -245,12 +247,17 @@ impl World {
         self.machines[place].disk.set_space(None);
     }
 
+    /// Whether a majority of the voters of a list has sound disks, even without the disk of this
+    /// machine.
+    pub fn is_sound(&self, list: &MemberList, without: Option<Place>) -> bool {
+        let is_bad = |place: Place| self.machines[place].is_damaged || without == Some(place);
+        let bad = list.voters().filter(|voter| is_bad(place_of(voter.id))).count();
+        2 * bad < list.voters().count()
+    }
+
     /// A sector of a minority's disks goes bad while the node is down.
     fn damage(&mut self, place: Place) -> Checked {
-        let voters = usize::from(self.options.voters);
-        let damaged = self.machines[..voters].iter().filter(|machine| machine.is_damaged).count();
-        let may_be = place >= voters || damaged < (voters - 1) / 2;
-        if !may_be || self.machines[place].is_damaged {
+        if !self.may_be_damaged(place) || self.machines[place].is_damaged {
             return Ok(());
         }
         if self.machines[place].is_up() {
@@ -265,6 +272,14 @@ impl World {
         machine.disk.tamper(&name, bytes);
         self.note_node(place, || format!("{name} is damaged at {offset}"));
         Ok(())
+    }
+
+    /// Whether all lists that may be in force would have a majority without this machine.
+    fn may_be_damaged(&self, place: Place) -> bool {
+        let alive = (0..self.machines.len()).filter(|place| !self.machines[*place].is_out);
+        let decided = self.checks.ledger().members().unwrap_or(&self.members);
+        let mut lists = self.checks.lists_in(alive).chain([decided]);
+        lists.all(|list| self.is_sound(list, Some(place)))
     }
 
     /// A byte of the log that is known to be durable from what stands behind it: a later segment

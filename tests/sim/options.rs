@@ -139,10 +139,6 @@ impl Options {
         };
         if options.faults.members.is_some() {
             options.spares = chance.one_of(&[1, 2, 3]);
-            // How many disks may be damaged, and what a W or R of a number promises, depends on how
-            // many voters there are.
-            options.faults.damage = None;
-            options.clients.relaxed = false;
         }
         options
     }
@@ -154,6 +150,11 @@ impl Options {
 
     pub fn machines(&self) -> u16 {
         self.members() + self.spares
+    }
+
+    /// As many voters as there can ever be.
+    pub fn voters_max(&self) -> u16 {
+        if self.faults.members.is_some() { self.machines() } else { self.voters }
     }
 }
 

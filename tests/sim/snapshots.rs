@@ -18,11 +18,14 @@ use crate::chance::Chance;
 use crate::invariants::{Checked, Violation};
 use crate::network::Place;
 use crate::node::{Input, Process};
-use crate::queue::{MICROSECOND, MILLISECOND};
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::world::{Event, World};
 
 /// The cluster of all simulated nodes.
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
+
+/// Between two slices of the sessions.
+const SESSION_PAUSE: Time = 5 * MILLISECOND;
 
 /// How nodes take and use snapshots.
 #[derive(Clone, Debug)]
@@ -70,6 +73,10 @@ pub struct Snapshots {
 struct Making {
     head: SnapshotHead,
     writer: ManuallyDrop<SnapshotWriter>,
+    /// The walk over them has ended.
+    has_sessions: bool,
+    /// The next slice is not due before this.
+    slice_at: Time,
 }
 
 impl Snapshots {
@@ -144,6 +151,11 @@ impl World {
                 return self.snapshot_fails(place, &error);
             }
         }
+        let making = process.snapshots.making.as_ref().expect("it was begun");
+        if self.now < making.slice_at {
+            self.turn_by(place, making.slice_at);
+            return Ok(());
+        }
         self.turn_by(place, self.now + 50 * MICROSECOND);
         if let Err(error) = self.walk(place, process, &options)? {
             process.core.end_snapshot();
@@ -155,12 +167,9 @@ impl World {
 
     fn begin(&mut self, process: &mut Process, head: SnapshotHead) -> Result<(), SnapshotError> {
         let disk = Arc::clone(&process.snapshots.disk);
-        let mut writer = SnapshotWriter::create(disk, CLUSTER, &head)?;
-        let mut sessions = Vec::new();
-        let count = process.core.snapshot_sessions(&mut sessions);
-        writer.sessions(count, &sessions)?;
-        let writer = ManuallyDrop::new(writer);
-        process.snapshots.making = Some(Making { head, writer });
+        let writer = ManuallyDrop::new(SnapshotWriter::create(disk, CLUSTER, &head)?);
+        process.snapshots.making =
+            Some(Making { head, writer, has_sessions: false, slice_at: self.now });
         Ok(())
     }
 
@@ -172,6 +181,14 @@ impl World {
     ) -> Checked<Result<(), SnapshotError>> {
         let making = process.snapshots.making.as_mut().expect("it was begun");
         let mut body = Vec::new();
+        if !making.has_sessions {
+            // There are few of them: so that they are used meanwhile, it goes slowly.
+            let places = options.buckets.div_ceil(100);
+            let slice = process.core.walk_snapshot_sessions(places, 1 << 10, &mut body);
+            making.has_sessions = slice.is_last;
+            making.slice_at = self.now + SESSION_PAUSE;
+            return Ok(making.writer.sessions(slice.sessions, &body));
+        }
         let slice = process.core.walk_snapshot(options.buckets, 64 << 10, &mut body);
         let WalkSlice { first_shard, last_shard, items, is_last } = slice;
         if let Err(error) = making.writer.items(first_shard, last_shard, items, &body) {
@@ -191,7 +208,7 @@ impl World {
             return Ok(Ok(()));
         }
         process.core.end_snapshot();
-        let Making { head, writer } = process.snapshots.making.take().expect("it was begun");
+        let Making { head, writer, .. } = process.snapshots.making.take().expect("it was begun");
         let finished = ManuallyDrop::into_inner(writer).finish();
         let info = match finished {
             Ok(info) => info,

@@ -99,8 +99,9 @@ pub fn words(message: &Message) -> String {
             let batches = batches.join(" ");
             format!("APPEND term={term} prev={prev}@{prev_term} commit={commit} [{batches}]")
         }
-        Message::AppendReject { term, prev, hint, hint_term } => {
-            format!("APPEND_REJECT term={term} prev={prev} hint={hint}@{hint_term}")
+        Message::AppendReject { term, prev, hint, hint_term, is_repaired } => {
+            let repaired = if *is_repaired { " repaired" } else { "" };
+            format!("APPEND_REJECT term={term} prev={prev} hint={hint}@{hint_term}{repaired}")
         }
         Message::Heartbeat { term, commit, round } => {
             format!("HEARTBEAT term={term} commit={commit} round={round}")

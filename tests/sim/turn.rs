@@ -3,7 +3,7 @@
 
 use kvorum::core::seeded::Bug;
 use kvorum::core::{
-    Answer, Asker, Fetch, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
+    Answer, Asker, Fetch, Node, Now, Options, Output, ReadOutcome, Record, Refusal, ReplyTo,
     SnapshotFetch, WriteOutcome,
 };
 use kvorum_protocol::peer::{Message, SnapshotChunk};
@@ -168,9 +168,10 @@ impl World {
             ensure(is_due, "every request gets one answer", || {
                 format!("n{} answers request {number} unasked: {told:?}", place + 1)
             })?;
-            self.answer(place, number, told)?;
+            self.answer(place, &process.core, number, told)?;
         }
-        said.answers.into_iter().try_for_each(|(number, told)| self.answer(place, number, told))
+        let mut at_once = said.answers.into_iter();
+        at_once.try_for_each(|(number, told)| self.answer(place, &process.core, number, told))
     }
 
     fn send(&mut self, from: Place, to: Place, message: Message) -> Checked {
@@ -229,6 +230,7 @@ impl World {
         give_up_at: Option<Time>,
         said: &mut Said,
     ) {
+        self.clients.op_mut(number).members_version = process.core.members_version();
         let op = self.clients.op(number).clone();
         let to = ReplyTo { connection: op.connection, tag: number };
         let options = Options { quorum: op.quorum, timeout: None };
@@ -272,13 +274,17 @@ impl World {
     }
 
     /// An answer leaves a node: what it says is checked before anybody hears it.
-    fn answer(&mut self, place: Place, number: OpNumber, told: Told) -> Checked {
-        let voters = self.checks.voters_of(place);
+    fn answer(&mut self, place: Place, core: &Node, number: OpNumber, told: Told) -> Checked {
+        let voters: Vec<NodeId> = core.members().voters().map(|voter| voter.id).collect();
+        let op = self.clients.op_mut(number);
+        let is_read = matches!(told, Told::Value(..) | Told::NotFound);
+        if !is_read || op.members_version == core.members_version() {
+            op.voters.clone_from(&voters);
+        }
         let op = self.clients.op(number);
-        let write = self.clients.write(op, voters);
+        let write = self.clients.write(op, voters.len());
         let course = self.clients.course(op);
         let effects = self.checks.ledger().effects();
-        let is_read = matches!(told, Told::Value(..) | Told::NotFound);
         if is_read && op.is_strict() {
             self.checks.has_applied(place, op.decided)?;
         }

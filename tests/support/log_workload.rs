@@ -7,7 +7,7 @@ use std::time::Instant;
 use kvorum::core::log::LogEnd;
 use kvorum::core::{Record, ReplayError};
 use kvorum::wal::{
-    self, Identity, RecordView, Recovered, RecoverySink, WalConfig, WalError, Writer,
+    self, Identity, LogState, RecordView, Recovered, RecoverySink, WalConfig, WalError, Writer,
 };
 use kvorum_protocol::{
     BatchBuilder, ClusterId, Command, LogIndex, LogTimeMs, Lsn, NodeId, Op, Term,
@@ -35,6 +35,7 @@ pub enum Fact {
     TermVote(Term, Option<NodeId>),
     Truncate(LogEnd),
     Install(LogEnd),
+    Repair(LogState),
 }
 
 impl From<&Record> for Fact {
@@ -66,7 +67,8 @@ impl RecoverySink for Told {
             RecordView::TermVote { term, voted_for } => Fact::TermVote(*term, *voted_for),
             RecordView::Truncate { end } => Fact::Truncate(*end),
             RecordView::Install { end } => Fact::Install(*end),
-            RecordView::Mark => panic!("marks are not told"),
+            RecordView::Repair { state } => Fact::Repair(*state),
+            RecordView::State { .. } | RecordView::Mark => panic!("marks are not told"),
         };
         if let Some((last, _)) = self.facts.last_key_value() {
             assert_eq!(lsn, last.next(), "records come without gaps");
@@ -129,15 +131,15 @@ impl Journal {
 }
 
 /// What the records sent add up to.
-struct Summed {
-    term: Term,
-    voted_for: Option<NodeId>,
+pub struct Summed {
+    pub term: Term,
+    pub voted_for: Option<NodeId>,
     /// Of the batches that stand, and of the empty log before them.
-    ends: Vec<LogEnd>,
+    pub ends: Vec<LogEnd>,
 }
 
 impl Journal {
-    fn summed(&self) -> Summed {
+    pub fn summed(&self) -> Summed {
         let mut summed = Summed { term: Term(0), voted_for: None, ends: vec![LogEnd::default()] };
         for fact in self.sent.values() {
             match fact {
@@ -150,6 +152,7 @@ impl Journal {
                 }
                 Fact::Truncate(end) => summed.ends.retain(|kept| kept.index <= end.index),
                 Fact::Install(end) => summed.ends = vec![*end],
+                Fact::Repair(_) => unreachable!("nobody stages one"),
             }
         }
         summed

@@ -101,10 +101,10 @@ impl Living {
         slice_bytes: usize,
     ) -> Result<SnapshotInfo, SnapshotError> {
         let head = self.head();
-        let mut sessions = Vec::new();
-        let count = self.state.sessions.encode(&mut sessions);
+        self.state.sessions.begin_walk(head.end.index);
         self.state.store.begin_walk(head.end.index);
-        let written = self.write_parts(disk, &head, count, &sessions, slice_bytes);
+        let written = self.write_parts(disk, &head, slice_bytes);
+        self.state.sessions.end_walk();
         self.state.store.end_walk();
         written
     }
@@ -113,13 +113,20 @@ impl Living {
         &mut self,
         disk: Arc<dyn Disk>,
         head: &SnapshotHead,
-        count: u32,
-        sessions: &[u8],
         slice_bytes: usize,
     ) -> Result<SnapshotInfo, SnapshotError> {
         let mut writer = SnapshotWriter::create(disk, CLUSTER, head)?;
-        writer.sessions(count, sessions)?;
         let mut round = 0;
+        loop {
+            let mut body = Vec::new();
+            let slice = self.state.sessions.walk(1, usize::MAX, &mut body);
+            writer.sessions(slice.sessions, &body)?;
+            if slice.is_last {
+                break;
+            }
+            // In the sessions that the walk has passed, and in those that it has not.
+            (0..3).for_each(|change| self.set(head.keys + change, 10));
+        }
         loop {
             let mut body = Vec::new();
             let slice = self.state.store.walk(usize::MAX, slice_bytes, &mut body);
@@ -142,6 +149,14 @@ impl Living {
         }
         writer.finish()
     }
+}
+
+/// All sessions as they stand in a snapshot, and how many there are.
+pub fn encoded_sessions(state: &State) -> (u32, Vec<u8>) {
+    let mut encoded = Vec::new();
+    let all = state.sessions.in_order();
+    all.iter().for_each(|(id, session)| session.encode(*id, &mut encoded));
+    (u32::try_from(all.len()).unwrap(), encoded)
 }
 
 /// Everything that a state holds.

@@ -62,6 +62,9 @@ pub enum Message {
         hint: LogIndex,
         /// The term of that entry.
         hint_term: Term,
+        /// The receiver's log was damaged and cut: what it has acknowledged may be gone, and does
+        /// not count any more.
+        is_repaired: bool,
     },
     /// The leader is alive.
     Heartbeat {

@@ -43,9 +43,10 @@ impl fmt::Display for Trace<'_> {
                 write!(f, "VOTE_REPLY term={term} from={from} granted={granted}")
             }
             Message::Append(ref append) => fmt_append(append, from, f),
-            Message::AppendReject { term, prev, hint, hint_term } => write!(
+            Message::AppendReject { term, prev, hint, hint_term, is_repaired } => write!(
                 f,
-                "APPEND_REJECT term={term} from={from} prev={prev} hint={hint}/{hint_term}"
+                "APPEND_REJECT term={term} from={from} prev={prev} hint={hint}/{hint_term}{}",
+                if is_repaired { " repaired=true" } else { "" }
             ),
             Message::Heartbeat { term, commit, round } => {
                 write!(f, "HEARTBEAT term={term} leader={from} commit={commit} round={round}")

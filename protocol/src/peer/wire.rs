@@ -47,8 +47,8 @@ pub fn encode<'a>(message: &'a Message, out: &mut Vec<u8>) -> &'a [Batch] {
         }
         Message::VoteReply { term, granted } => put(out, kind::VOTE_REPLY, granted, &[term.0]),
         Message::Append(ref append) => return encode_append(append, out),
-        Message::AppendReject { term, prev, hint, hint_term } => {
-            put(out, kind::APPEND_REJECT, false, &[term.0, prev.0, hint.0, hint_term.0]);
+        Message::AppendReject { term, prev, hint, hint_term, is_repaired } => {
+            put(out, kind::APPEND_REJECT, is_repaired, &[term.0, prev.0, hint.0, hint_term.0]);
         }
         Message::Heartbeat { term, commit, round } => {
             put(out, kind::HEARTBEAT, false, &[term.0, commit.0, round]);
@@ -125,7 +125,11 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
     let (kind, flags, body) = frame::open(bytes)?;
     let has_flag = matches!(
         kind,
-        kind::PRE_VOTE_REPLY | kind::VOTE_REQUEST | kind::VOTE_REPLY | kind::STATE_DIFFERS
+        kind::PRE_VOTE_REPLY
+            | kind::VOTE_REQUEST
+            | kind::VOTE_REPLY
+            | kind::APPEND_REJECT
+            | kind::STATE_DIFFERS
     );
     if flags & !FLAG != 0 || flags == FLAG && !has_flag {
         return Err(DecodeError::Invalid("frame flags"));
@@ -158,7 +162,8 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, DecodeError> {
             if hint > prev {
                 return Err(DecodeError::Invalid("hint"));
             }
-            Message::AppendReject { term: term(own)?, prev, hint, hint_term }
+            let term = term(own)?;
+            Message::AppendReject { term, prev, hint, hint_term, is_repaired: flag }
         }
         kind::HEARTBEAT => {
             let [leader, commit, round] = fields(body)?;

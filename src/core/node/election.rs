@@ -9,6 +9,7 @@ use rand::RngExt;
 use super::leading::Leading;
 use super::{Node, has_bug, refuse};
 use crate::core::following::Following;
+use crate::core::log::EntryId;
 use crate::core::output::{Record, Refusal};
 use crate::core::raft::Role;
 use crate::core::time::{Instant, Now};
@@ -78,9 +79,9 @@ impl Node {
         match self.election_deadline {
             None if !self.is_lone_voter() => self.postpone_election(),
             Some(deadline) if self.now < deadline => {}
-            _ if self.raft.may_stand() => self.ask_for_pre_votes(),
+            _ if self.may_stand() => self.ask_for_pre_votes(),
             _ => {
-                // A learner does not stand, but it should not send clients to a dead leader.
+                // Who does not stand should not send clients to a dead leader, either.
                 self.raft.become_follower(None);
                 self.asks.repeat();
                 self.postpone_election();
@@ -90,6 +91,13 @@ impl Node {
 
     pub(super) fn is_lone_voter(&self) -> bool {
         self.raft.voters() == [self.config.id]
+    }
+
+    /// A node whose log was repaired does not lead before it has got back what was cut off: it may
+    /// be committed.
+    fn may_stand(&self) -> bool {
+        self.raft.may_stand()
+            && (!self.log.lacks_former_end() || has_bug!(self, RepairedNodeStands))
     }
 
     fn ask_for_pre_votes(&mut self) {
@@ -237,11 +245,12 @@ impl Node {
     /// Whether a candidate's log has all that this one may have seen committed (Raft paper,
     /// section 5.4.1).
     fn is_up_to_date(&self, last: LogIndex, last_term: Term) -> bool {
-        let end = self.log.end();
+        let end = self.log.end().id();
         if has_bug!(self, LongerLogWins) {
             return last >= end.index;
         }
-        (last_term, last) >= (end.term, end.index)
+        let own = if has_bug!(self, RepairForgetsFormerEnd) { end } else { self.log.claim() };
+        EntryId { term: last_term, index: last } >= own
     }
 
     pub(super) fn on_pre_vote_request(
@@ -305,7 +314,7 @@ impl Node {
     /// The leader asks this node to take over: no pre-vote, and the others' loyalty does not
     /// matter.
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
-        if self.raft.leader() == Some(from) && self.raft.is_voter() {
+        if self.raft.leader() == Some(from) && self.raft.is_voter() && self.may_stand() {
             self.stand(true);
         }
     }

@@ -22,7 +22,8 @@ impl Node {
                 return Ok(());
             }
             let (hint, hint_term) = self.log.terms().last_up_to(prev, prev_term);
-            self.send(from, Message::AppendReject { term, prev, hint, hint_term });
+            let is_repaired = self.log.lacks_former_end();
+            self.send(from, Message::AppendReject { term, prev, hint, hint_term, is_repaired });
             return Ok(());
         };
         #[cfg(feature = "seeded-bugs")]

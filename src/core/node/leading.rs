@@ -192,6 +192,14 @@ impl Node {
         Ok(())
     }
 
+    /// The member has lost entries that it has acknowledged, and says so: they do not count any
+    /// more. What was committed with its help stays so, because its votes still count them.
+    pub(super) fn on_repaired(&mut self, from: NodeId) {
+        if let Some(member) = self.leading.as_mut().and_then(|leading| leading.member_mut(from)) {
+            member.forget_durable();
+        }
+    }
+
     pub(super) fn on_append_reject(
         &mut self,
         from: NodeId,

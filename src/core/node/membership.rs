@@ -12,6 +12,7 @@ use crate::core::output::{Refusal, ReplyTo};
 use crate::core::progress::Progress;
 use crate::core::quorum::majority;
 use crate::core::raft::Role;
+use crate::core::rounds::Needed;
 use crate::core::time::Now;
 
 /// Why the members are not changed. Nothing is in the log then, and never will be.
@@ -150,7 +151,7 @@ impl Node {
         }
         let index = self.append_members(now.wall_ms, &command, list);
         let deadline = now.monotonic.after(timeout.unwrap_or(self.config.quorum_timeout));
-        self.writes.push(index, self.membership.majority(), to, deadline);
+        self.writes.push(index, Needed::Majority, to, deadline);
         Ok(index)
     }
 

@@ -206,7 +206,8 @@ impl Node {
         if let Some(end) = snapshot {
             node.go_on_behind_snapshot(end);
         }
-        if node.log.end().index == LogIndex(0) && !node.config.joins {
+        // An empty log that was not always empty is filled by others.
+        if node.log.claim().index == LogIndex(0) && !node.config.joins {
             node.bootstrap();
         }
         node.follow_members();
@@ -474,6 +475,14 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         matches!(self.raft.role(), Role::Leader { first_index } if first_index <= self.applied())
+    }
+
+    /// The last entry that was here before a repair, as long as it is not durable here again; 0
+    /// otherwise. Others may count on everything up to it.
+    #[must_use]
+    pub fn lost_until(&self) -> LogIndex {
+        let claim = self.log.durable_claim();
+        if claim.index == self.log.durable() { LogIndex(0) } else { claim.index }
     }
 
     /// Whether it leads, ready or not.

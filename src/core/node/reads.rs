@@ -7,6 +7,7 @@ use kvorum_protocol::{LogIndex, NodeId, Quorum, Read};
 
 use super::{Asker, Node, POLL_VALUES_BYTES_SOFT, ReadOutcome, has_bug};
 use crate::core::asks::Kind;
+use crate::core::log::EntryId;
 use crate::core::lookup::{get_into, look_up, look_up_into, value_bytes, value_response};
 use crate::core::output::{Answer, Output, Refusal, Reply};
 use crate::core::pending::{OwnedRead, PendingRead};
@@ -287,8 +288,7 @@ impl Node {
             }
             for voter in self.raft.voters().to_vec() {
                 if voter == self.config.id {
-                    let last = self.log.durable();
-                    let last_term = self.log.terms().term_at(last).expect("it is in the log");
+                    let EntryId { term: last_term, index: last } = self.log.durable_claim();
                     self.asks.answer(id, voter, last_term, last);
                 } else {
                     self.send(voter, Message::DurableRequest { term, id });

@@ -5,6 +5,7 @@ use kvorum_protocol::peer::Message;
 use kvorum_protocol::{LogIndex, NodeId, Term};
 
 use super::{Node, Violation};
+use crate::core::log::EntryId;
 use crate::core::time::Now;
 
 /// No cluster holds so many elections between two messages: a term that is this much higher is
@@ -99,7 +100,10 @@ impl Node {
                 self.on_vote_reply(from, granted);
                 Ok(())
             }
-            Message::AppendReject { prev, hint, hint_term, .. } => {
+            Message::AppendReject { prev, hint, hint_term, is_repaired, .. } => {
+                if is_repaired {
+                    self.on_repaired(from);
+                }
                 self.on_append_reject(from, prev, hint, hint_term);
                 Ok(())
             }
@@ -164,8 +168,8 @@ impl Node {
     }
 
     fn on_durable_request(&mut self, from: NodeId, id: u64) {
-        let (term, last) = (self.raft.term(), self.log.durable());
-        let last_term = self.log.terms().term_at(last).expect("what is durable is in the log");
+        let EntryId { term: last_term, index: last } = self.log.durable_claim();
+        let term = self.raft.term();
         self.send(from, Message::DurableReply { term, id, last, last_term });
     }
 }

@@ -14,6 +14,7 @@ use crate::core::following::Parked;
 use crate::core::log::LogEnd;
 use crate::core::output::{Record, SnapshotFetch, SnapshotPart};
 use crate::core::raft::Role;
+use crate::core::sessions::SessionSlice;
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
 use crate::core::store::WalkSlice;
@@ -40,6 +41,7 @@ impl Node {
             true => *self.log.end(),
             false => *self.log.committed_end(),
         };
+        self.state.sessions.begin_walk(end.index);
         self.state.store.begin_walk(end.index);
         let (members_index, members) = self.membership.committed();
         Some(SnapshotHead {
@@ -53,13 +55,23 @@ impl Node {
         })
     }
 
-    /// Appends what the snapshot holds of the sessions, right after it was begun; returns how many
-    /// there are.
-    pub fn snapshot_sessions(&self, out: &mut Vec<u8>) -> u32 {
+    /// Appends the next sessions of the snapshot, about `bytes_max` of them, from at most
+    /// `places_max` places of their table. To be called until there are no more.
+    pub fn walk_snapshot_sessions(
+        &mut self,
+        places_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> SessionSlice {
         if has_bug!(self, SnapshotLosesSessions) {
-            return 0;
+            self.state.sessions.end_walk();
+            return SessionSlice { sessions: 0, is_last: true };
         }
-        self.state.sessions.encode(out)
+        #[cfg(feature = "seeded-bugs")]
+        if has_bug!(self, SnapshotOfUsedSessions) {
+            self.state.sessions.forget_cut();
+        }
+        self.state.sessions.walk(places_max, bytes_max, out)
     }
 
     /// Appends the next items of the snapshot, about `bytes_max` of them, from at most
@@ -89,6 +101,7 @@ impl Node {
 
     /// The snapshot is complete, or given up.
     pub fn end_snapshot(&mut self) {
+        self.state.sessions.end_walk();
         self.state.store.end_walk();
     }
 

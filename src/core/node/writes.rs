@@ -6,6 +6,7 @@ use kvorum_protocol::{Command, Copies, LogIndex, Op, Quorum};
 use super::{Node, Options, WriteOutcome, has_bug};
 use crate::core::output::{Answer, Output, Refusal, Reply, ReplyTo};
 use crate::core::quorum::majority;
+use crate::core::rounds::Needed;
 use crate::core::time::{Instant, Now};
 use crate::core::waits::Wait;
 use crate::core::writes::ALL_VOTERS;
@@ -32,8 +33,8 @@ impl Node {
         command: &Command<'_>,
         options: &Options,
     ) -> WriteOutcome {
-        let voters = match self.admit(command, options) {
-            Ok(voters) => voters,
+        let needed = match self.admit(command, options) {
+            Ok(needed) => needed,
             Err(refusal) => return WriteOutcome::Refused(refusal),
         };
         if self.is_transferring() {
@@ -57,23 +58,18 @@ impl Node {
         }
         let index = self.log.push(command);
         let timeout = options.timeout.unwrap_or(self.config.quorum_timeout);
-        self.writes.push(index, voters, to, now.monotonic.after(timeout));
+        self.writes.push(index, needed, to, now.monotonic.after(timeout));
         WriteOutcome::Waiting(index)
     }
 
     /// How many durable copies the write waits for, if it may be admitted.
     #[inline]
-    fn admit(&mut self, command: &Command<'_>, options: &Options) -> Result<usize, Refusal> {
+    fn admit(&mut self, command: &Command<'_>, options: &Options) -> Result<Needed, Refusal> {
         if !self.raft.is_leader() {
             return Err(self.refuse_to_lead(command));
         }
-        let mut voters = self.quorum_size(options.quorum.unwrap_or(self.config.write_quorum))?;
-        // An answer before the commit could turn out wrong: a write that is lost with its leader,
-        // and sent again, is applied later; and the name of a lost session goes to another.
-        let is_kept = command.session.is_some() || matches!(command.op, Op::OpenSession { .. });
-        if is_kept && !has_bug!(self, SessionAnswersBeforeCommit) {
-            voters = voters.max(majority(self.raft.voters().len()));
-        }
+        let quorum = options.quorum.unwrap_or(self.config.write_quorum);
+        let voters = self.quorum_size(quorum)?;
         let bytes = command.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(Refusal::RequestTooLarge);
@@ -84,11 +80,19 @@ impl Node {
             return Err(Refusal::MemoryLimit);
         }
         let majority = majority(self.raft.voters().len());
-        if has_bug!(self, AnswersAtMajority) {
-            return Ok(voters.min(majority));
-        }
-        let all = options.quorum.unwrap_or(self.config.write_quorum) == Quorum::All;
-        Ok(if all && voters > majority { ALL_VOTERS } else { voters })
+        // An answer before the commit could turn out wrong: a write that is lost with its leader,
+        // and sent again, is applied later; and the name of a lost session goes to another.
+        let is_kept = command.session.is_some() || matches!(command.op, Op::OpenSession { .. });
+        let waits_for_commit = is_kept && !has_bug!(self, SessionAnswersBeforeCommit);
+        Ok(match quorum {
+            _ if waits_for_commit && voters < majority => Needed::Majority,
+            _ if has_bug!(self, AnswersAtMajority) && voters > majority => Needed::Majority,
+            Quorum::Majority => Needed::Majority,
+            // Whoever is alone is all and a majority; of two or more, another one may join.
+            Quorum::All if voters == 1 => Needed::Majority,
+            Quorum::All => Needed::Count(ALL_VOTERS),
+            Quorum::Count(_) => Needed::Count(voters),
+        })
     }
 
     #[cold]

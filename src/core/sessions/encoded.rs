@@ -12,10 +12,10 @@
 
 use std::collections::vec_deque::VecDeque;
 
-use kvorum_protocol::limits::SESSION_WINDOW_MAX;
+use kvorum_protocol::limits::{SESSION_SLOTS_MAX, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use kvorum_protocol::{DecodeError, LogIndex, LogTimeMs};
 
-use super::{Session, Sessions};
+use super::Session;
 use crate::core::outcome::{Applied, Outcome};
 
 const NONE: u8 = 0;
@@ -25,16 +25,18 @@ const DELETED: u8 = 3;
 const SESSION_EXPIRED: u8 = 4;
 const SEQUENCE_TOO_OLD: u8 = 5;
 
-impl Sessions {
-    /// Appends all sessions, in the order in which they were opened; returns how many.
-    pub fn encode(&self, out: &mut Vec<u8>) -> u32 {
-        let all = self.in_order();
-        for (id, session) in &all {
-            session.encode(*id, out);
-        }
-        u32::try_from(all.len()).expect("bounded by SESSIONS_MAX")
-    }
-}
+/// What stands before the outcomes of a session.
+const FIXED_BYTES: usize = 40;
+
+/// The most that an outcome takes.
+const OUTCOME_BYTES_MAX: usize = 13;
+
+/// The longest session.
+pub const SESSION_BYTES_MAX: usize = FIXED_BYTES + SESSION_WINDOW_MAX as usize * OUTCOME_BYTES_MAX;
+
+/// The most that all sessions of a cluster take.
+pub const ALL_SESSIONS_BYTES_MAX: usize =
+    SESSIONS_MAX * FIXED_BYTES + SESSION_SLOTS_MAX * OUTCOME_BYTES_MAX;
 
 impl Session {
     /// Appends the session, which has the name `id`, in the layout above.
@@ -79,7 +81,7 @@ impl Session {
         if !(1..=SESSION_WINDOW_MAX).contains(&window) || count > window {
             return Err(DecodeError::Invalid("window of a session"));
         }
-        if first == 0 || first.checked_add(u64::from(window)).is_none() {
+        if first == 0 || first.checked_add(u64::from(window) - 1).is_none() {
             return Err(DecodeError::Invalid("first sequence of a session"));
         }
         if id == LogIndex(0) || id > last_used {
@@ -161,6 +163,16 @@ mod tests {
         }
         bytes.push(9);
         assert_eq!(Session::decode(&bytes), Ok((LogIndex(5), session(), &[9][..])));
+    }
+
+    /// A client may begin at the end of all sequences.
+    #[test]
+    fn a_window_up_to_the_last_sequence_is_read() {
+        let last = Session { first: u64::MAX - 15, ..session() };
+        let bytes = encoded(LogIndex(5), &last);
+        assert_eq!(Session::decode(&bytes), Ok((LogIndex(5), last, &[][..])));
+        let beyond = Session { first: u64::MAX - 14, ..session() };
+        assert!(Session::decode(&encoded(LogIndex(5), &beyond)).is_err());
     }
 
     #[test]

@@ -109,9 +109,9 @@ fn reload(sessions: &Sessions) -> Sessions {
 
 fn check_sums(sessions: &Sessions) {
     let mut sums = Sums::default();
-    for (id, session) in &sessions.sessions {
+    for (id, session) in sessions.table.iter() {
         assert!(session.outcomes.capacity() <= session.window as usize);
-        sums.add(*id, session);
+        sums.add(id, session);
     }
     assert_eq!(sessions.sums, sums);
     assert_eq!(sessions.digest(), sessions.digest_from_scratch());

@@ -195,8 +195,9 @@ fn check_again(head: SnapshotHead, mut state: State) {
     let mut writer = SnapshotWriter::create(std::sync::Arc::new(disk.clone()), CLUSTER, &head)
         .expect("the disk takes it");
     let mut sessions = Vec::new();
-    let count = state.sessions.encode(&mut sessions);
-    writer.sessions(count, &sessions).expect("the disk takes it");
+    state.sessions.begin_walk(CUT);
+    let slice = state.sessions.walk(usize::MAX, usize::MAX, &mut sessions);
+    writer.sessions(slice.sessions, &sessions).expect("the disk takes it");
     let (items, count, expected) = contents(&mut state);
     writer.items(0, 4095, count, &items).expect("the disk takes it");
     let info = writer.finish().expect("the disk takes it");

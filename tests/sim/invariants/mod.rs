@@ -239,15 +239,18 @@ impl Invariants {
         self.promises.acknowledges(write, version, majority, sealed, &durable, &self.ledger)
     }
 
-    /// How many voters the node counts, by its log.
-    pub fn voters_of(&self, place: Place) -> usize {
-        // A node that has no list yet counts nobody, and answers no write.
-        voters(&self.sealed[place], &self.durable).len().max(1)
-    }
-
     /// A node goes by this member list.
     pub fn goes_by(&self, place: Place, index: LogIndex, list: &MemberList) -> Checked {
         membership::is_the_last(place, index, list, &self.sealed[place])
+    }
+
+    /// The last list in the log of each of these nodes; also of what a crash may take back.
+    pub fn lists_in<'a>(
+        &'a self,
+        places: impl Iterator<Item = Place> + 'a,
+    ) -> impl Iterator<Item = &'a MemberList> {
+        let logs = places.flat_map(|place| [&self.sealed[place], &self.durable[place]]);
+        logs.filter_map(|log| log.list().map(|(_, list)| list))
     }
 
     /// Whether a node is a member by what is decided.

@@ -1,0 +1,42 @@
+//! `kvorum repair`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Error;
+use crate::disk::{Disk, FileDisk};
+use crate::net::{Repaired, ServeError, repair};
+use crate::wal::{IDENTITY_NAME, WalError, read_identity};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RepairFlags {
+    /// The data directory of a member that is stopped
+    #[arg(long, value_name = "DIR", default_value = "kvorum-data")]
+    data: PathBuf,
+}
+
+pub(super) fn run(flags: &RepairFlags) -> Result<(), Error> {
+    let directory = &flags.data;
+    // Opening makes what is missing, and locks it: nothing of that where no node ever was.
+    let looked_at = FileDisk::open_read_only(directory);
+    if read_identity(&looked_at)?.is_none() {
+        return Err(WalError::Missing { path: looked_at.path(IDENTITY_NAME) }.into());
+    }
+    let disk = FileDisk::open(directory, true).map_err(ServeError::Disk)?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let mut out = io::stdout().lock();
+    let Some(repaired) = repair(&disk, directory, None)? else {
+        writeln!(out, "{}: nothing to repair", directory.display())?;
+        return Ok(());
+    };
+    writeln!(out, "{repaired}")?;
+    let Repaired { former_end, .. } = repaired;
+    writeln!(
+        out,
+        "start it as before; until it has index {} again it does not lead, and votes only for who \
+         has that",
+        former_end.index
+    )?;
+    Ok(())
+}
