@@ -149,6 +149,20 @@ fn an_installed_snapshot_survives_restarts_and_is_handed_on() {
 }
 
 #[test]
+fn who_is_told_of_a_snapshot_finds_it_in_the_status() {
+    let server = Server::start(&[]);
+    let mut client = server.text();
+    for n in 0..20 {
+        client.send(&format!("SET k {n}\nSNAPSHOT\nSTATUS"));
+        assert_eq!(client.reply(), "OK");
+        let taken = client.reply();
+        let index = taken.strip_prefix("SNAPSHOT index=").expect("it is taken");
+        let status = client.reply();
+        assert!(status.contains(&format!(" snapshot={index} ")), "{taken}: {status}");
+    }
+}
+
+#[test]
 fn the_newest_snapshot_is_damaged_and_the_one_before_and_the_log_are_used() {
     let mut server = Server::start(&[]);
     let mut client = server.text();

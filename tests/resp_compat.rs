@@ -4,14 +4,14 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use redis::{Commands as _, Connection, ErrorKind, RedisResult, ServerErrorKind};
-use support::PATIENCE;
 use support::child::{Ends as _, Watchdog};
+use support::{PATIENCE, until};
 
 /// A server of its own for each test, and the programs that talk to it.
 struct Server {
@@ -258,6 +258,38 @@ fn redis_cli_prints_what_it_prints_for_redis() {
     let output = server.run("redis-cli", &["--pipe"], &bulk);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("errors: 0, replies: 100"), "{text}");
+}
+
+/// As Redis's documentation has it: LASTSAVE, BGSAVE, and LASTSAVE until it changes.
+#[test]
+fn redis_cli_has_a_snapshot_taken() {
+    let server = Server::start();
+    let number = |args: &[&str]| -> u64 {
+        server.cli(args).lines().next().unwrap().parse().expect("a number")
+    };
+    let before = number(&["LASTSAVE"]);
+    until("the clock has moved on", || (number(&["TIME"]) > before).then_some(()));
+    assert_eq!(server.cli(&["SET", "k", "v"]), "OK\n");
+    assert_eq!(server.cli(&["BGSAVE"]), "Background saving started\n");
+    until("it is saved", || (number(&["LASTSAVE"]) > before).then_some(()));
+    let info = server.cli(&["INFO", "persistence"]);
+    for line in [
+        "rdb_changes_since_last_save:0",
+        "rdb_bgsave_in_progress:0",
+        "rdb_last_bgsave_status:ok",
+        &format!("rdb_last_save_time:{}", number(&["LASTSAVE"])),
+    ] {
+        assert!(info.lines().any(|found| found.trim_end() == line), "{line}: {info}");
+    }
+    // Nothing has changed, and that is saved, too.
+    assert_eq!(server.cli(&["BGSAVE", "SCHEDULE"]), "Background saving started\n");
+    assert_eq!(server.cli(&["BGSAVE", "NOW"]).trim_end(), "ERR syntax error");
+
+    let mut socket = TcpStream::connect(server.server.address()).unwrap();
+    socket.write_all(&b"*1\r\n$6\r\nBGSAVE\r\n".repeat(2)).unwrap();
+    let mut lines = BufReader::new(socket).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "+Background saving started");
+    assert_eq!(lines.next().unwrap(), "-ERR Background save already in progress");
 }
 
 #[test]

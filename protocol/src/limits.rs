@@ -3,6 +3,8 @@
 //! A length from the network or the disk is compared with a bound here before anything is
 //! allocated for it.
 
+use std::time::Duration;
+
 /// The longest key, in bytes: `key_length` is a `u16`.
 pub const KEY_BYTES_MAX: usize = 65_535;
 
@@ -133,6 +135,14 @@ impl Limits {
     }
 }
 
+/// A client that talks to a cluster asks for the members when its list is older than this.
+pub const MEMBERS_AGE_MAX: Duration = Duration::from_millis(1500);
+
+/// A node that was removed sends its clients to the others for so long before it stops. None of
+/// them must find it gone before it has asked for the members once more.
+pub const RETIREMENT: Duration = Duration::from_secs(2);
+
+const _: () = assert!(RETIREMENT.as_millis() > MEMBERS_AGE_MAX.as_millis());
 const _: () = assert!(KEY_BYTES_MAX == u16::MAX as usize);
 const _: () = assert!(VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= 1 << 20);

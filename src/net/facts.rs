@@ -135,6 +135,7 @@ fn stats_facts(turn: &Turn<'_>, process: &ProcessUse) -> StatsFacts {
     StatsFacts {
         keys: status.keys as u64,
         sessions: status.sessions as u64,
+        snapshots: turn.server.snapshots,
         used_memory: (status.memory_bytes + turn.server.buffer_bytes) as u64,
         resident_memory: process.resident_bytes,
         connected_clients: turn.clients.len() as u64,

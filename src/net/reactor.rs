@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::limits::RETIREMENT;
 use kvorum_protocol::peer::{Reason, Refusal};
 use kvorum_protocol::{LogIndex, Member, Response};
 use mio::unix::SourceFd;
@@ -60,10 +61,6 @@ const DISK_WAIT: Duration = Duration::from_micros(200);
 
 /// Without a read for so long, nobody reads.
 const READS_PAUSE: Duration = Duration::from_millis(2);
-
-/// A node that was removed sends its clients to the others for so long before it stops: longer
-/// than a client goes without a new list of the members.
-const RETIREMENT: Duration = Duration::from_secs(2);
 
 /// How long the poll may sleep after the signal.
 const FINISH_POLL: Duration = Duration::from_millis(10);
@@ -169,7 +166,8 @@ impl Reactor {
         let recovered = LogState { term: node.status().term, last: node.status().durable };
         let log = LogQueue::new(log, recovered);
         let snapshot_reads = SnapshotReads::new(Arc::clone(&snapshots.disk), Arc::clone(&waker));
-        let snapshots = Snapshots::start(snapshots, server.cluster_id, Arc::clone(&waker))?;
+        let (clock, cluster) = (Clock::start(), server.cluster_id);
+        let snapshots = Snapshots::start(snapshots, cluster, &clock.now(), Arc::clone(&waker))?;
         let read =
             |peers: &PeersConfig| LogReader::start(Arc::clone(&peers.disk), Arc::clone(&waker));
         let reader = peers.as_ref().map(read).transpose()?;
@@ -178,7 +176,7 @@ impl Reactor {
         let peers = peers.map(start).transpose()?;
         Ok(Reactor {
             poll,
-            clock: Clock::start(),
+            clock,
             listener,
             accept_at: None,
             signals,
@@ -297,6 +295,8 @@ impl Reactor {
         self.take_news(news, &now);
         self.hear_peers(&now)?;
         self.snapshots.take_results(&now, &mut self.node, &mut self.out.replies);
+        // Whoever is told now that one is durable may ask at once what there is.
+        self.server.snapshots = self.snapshots.facts();
         self.look_for_removal(&now);
         self.node.tick(&now);
         self.speak(&now);
@@ -328,6 +328,7 @@ impl Reactor {
         for wish in self.wishes.drain(..) {
             match wish {
                 Wish::Take(to) => self.snapshots.demand(to),
+                Wish::Save => self.snapshots.save(),
                 Wish::Read(to, read) => self.snapshot_reads.submit(to, read),
             }
         }
@@ -336,7 +337,7 @@ impl Reactor {
         }
         let (node, replies) = (&mut self.node, &mut self.out.replies);
         let upto = self.snapshots.step(now, &self.clock, is_idle, node, replies);
-        self.server.snapshot_index = self.snapshots.newest();
+        self.server.snapshots = self.snapshots.facts();
         if let Some(upto) = upto {
             self.log.release(upto);
         }

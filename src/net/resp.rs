@@ -234,6 +234,10 @@ impl RespSession {
         let run = |facts: &Facts<'_>| execute(state, args, facts, out);
         match with_facts(session, addresses, turn, is_info, run) {
             After::Continue => Ok(()),
+            After::Snapshot => {
+                session.save(turn);
+                Ok(())
+            }
             After::Close => Err(Pause::Close),
         }
     }

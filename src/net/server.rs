@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kvorum_protocol::resp::Args;
-use kvorum_protocol::{ClusterId, Limits, LogIndex};
+use kvorum_protocol::resp::{Args, SnapshotFacts};
+use kvorum_protocol::{ClusterId, Limits};
 
 use super::connection::Connection;
 use super::session::OUTBOX_BYTES_SOFT;
@@ -32,8 +32,8 @@ pub struct Server {
     pub run_id: String,
     /// How many connections are served at once.
     pub connections_max: usize,
-    /// The last entry that the newest snapshot on the disk covers; 0 without one.
-    pub snapshot_index: LogIndex,
+    /// What there is of snapshots, and whether one is being made.
+    pub snapshots: SnapshotFacts,
     /// Connections accepted since the start.
     pub connections_total: u64,
     /// Connections refused because there were too many.
@@ -67,7 +67,7 @@ impl Server {
             config,
             run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
             connections_max,
-            snapshot_index: LogIndex(0),
+            snapshots: SnapshotFacts::default(),
             connections_total: 0,
             connections_rejected: 0,
             requests_total: 0,

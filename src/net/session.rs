@@ -239,6 +239,13 @@ impl Session {
         turn.wishes.push(Wish::Take(ReplyTo { connection: self.id, tag }));
     }
 
+    /// Has a snapshot taken, for which nobody waits.
+    pub fn save(&self, turn: &mut Turn<'_>) {
+        turn.wishes.push(Wish::Save);
+        // Also for who asks before the turn is over.
+        turn.server.snapshots.in_progress = true;
+    }
+
     /// Has a part of a snapshot read; the answer comes under `tag`.
     pub fn read_snapshot(&mut self, turn: &mut Turn<'_>, tag: u32, read: SnapshotRead) {
         let bytes_max = usize::try_from(read.bytes_max).unwrap_or(usize::MAX);

@@ -33,6 +33,8 @@ const REST_AFTER: Duration = Duration::from_secs(60);
 pub enum Wish {
     /// One of at least the present state.
     Take(ReplyTo),
+    /// The same, and nobody waits for it.
+    Save,
     /// A part of one.
     Read(ReplyTo, SnapshotRead),
 }

@@ -14,6 +14,7 @@ use kvorum_protocol::limits::{
     LOG_BYTES_BETWEEN_SNAPSHOTS_MAX, OLDER_SNAPSHOT_BYTES_MAX, STRAY_BYTES_MAX,
 };
 use kvorum_protocol::peer::SnapshotChunk;
+use kvorum_protocol::resp::SnapshotFacts;
 use kvorum_protocol::{ClusterId, LogIndex, NodeId};
 use mio::Waker;
 
@@ -108,6 +109,11 @@ pub struct Snapshots {
     /// Who waits for the snapshot that is being made, and who came too late for it.
     waiting: Vec<ReplyTo>,
     wanted: Vec<ReplyTo>,
+    /// Whether one is wanted for which nobody waits.
+    is_wanted: bool,
+    /// When the last one was finished, in seconds since 1970, and whether the last attempt failed.
+    saved_at_s: u64,
+    has_failed: bool,
     /// Bytes of the log behind the newest snapshot, in two parts: what was there when the process
     /// began, and what it has written since a snapshot was begun.
     recovered_bytes: u64,
@@ -129,6 +135,7 @@ impl Snapshots {
     pub fn start(
         config: SnapshotsConfig,
         cluster: ClusterId,
+        now: &Now,
         waker: Arc<Waker>,
     ) -> io::Result<Snapshots> {
         let SnapshotsConfig { disk, trigger, kept, log_bytes } = config;
@@ -140,6 +147,9 @@ impl Snapshots {
             chunks: 0,
             waiting: Vec::new(),
             wanted: Vec::new(),
+            is_wanted: false,
+            saved_at_s: now.wall_ms / 1000,
+            has_failed: false,
             recovered_bytes: log_bytes,
             begun_at_bytes: 0,
             appended_bytes: 0,
@@ -150,9 +160,18 @@ impl Snapshots {
         })
     }
 
-    /// The last entry that the newest snapshot covers; 0 without one.
-    pub fn newest(&self) -> LogIndex {
+    fn newest(&self) -> LogIndex {
         self.kept.first().map_or(LogIndex(0), |newest| newest.index)
+    }
+
+    /// What a node tells about its snapshots.
+    pub fn facts(&self) -> SnapshotFacts {
+        SnapshotFacts {
+            index: self.newest(),
+            in_progress: self.is_taking() || self.is_asked_for(),
+            saved_at_s: self.saved_at_s,
+            has_failed: self.has_failed,
+        }
     }
 
     /// Whether one is being made.
@@ -171,6 +190,15 @@ impl Snapshots {
         self.wanted.push(to);
     }
 
+    /// The same, and nobody is told.
+    pub fn save(&mut self) {
+        self.is_wanted = true;
+    }
+
+    fn is_asked_for(&self) -> bool {
+        self.is_wanted || !self.wanted.is_empty()
+    }
+
     /// A part of a leader's snapshot has come.
     pub fn keep_part(&self, from: NodeId, chunk: SnapshotChunk) {
         self.thread.submit(Job::Part(from, chunk));
@@ -183,7 +211,7 @@ impl Snapshots {
 
     /// When there is something to do without any news.
     pub fn deadline(&self) -> Instant {
-        let is_wanted = matches!(self.phase, Phase::Idle) && !self.wanted.is_empty();
+        let is_wanted = matches!(self.phase, Phase::Idle) && self.is_asked_for();
         let retry = if is_wanted { self.retry_at } else { Instant::NEVER };
         let oldest = self.kept.last().map_or(LogIndex(0), |oldest| oldest.index);
         let compact = if self.released < oldest { self.compact_at } else { Instant::NEVER };
@@ -222,11 +250,13 @@ impl Snapshots {
                         self.phase = Phase::Idle;
                         self.recovered_bytes = 0;
                     }
+                    self.succeed(now);
                     self.add(snapshot, node);
                     self.compact_at = now.monotonic;
                 }
                 Done::Failed(error) => {
                     log::error!("no snapshot, the log grows on: {error}");
+                    self.has_failed = true;
                     self.give_up(now, node, replies);
                 }
                 Done::Kept { index, file, offset } => node.snapshot_kept(index, file, offset),
@@ -235,6 +265,7 @@ impl Snapshots {
                     self.give_up(now, node, replies);
                     self.retry_at = now.monotonic;
                     let (head, state) = *loaded;
+                    self.succeed(now);
                     let surplus = node.install(now, head, state);
                     self.thread.submit(Job::Drop(Box::new(surplus)));
                     self.add(snapshot, node);
@@ -243,6 +274,11 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// The state of this moment, or of one not long ago, is on the disk.
+    fn succeed(&mut self, now: &Now) {
+        (self.saved_at_s, self.has_failed) = (now.wall_ms / 1000, false);
     }
 
     /// A new snapshot is durable. Of the older ones one stays, if it is small: with the log behind
@@ -273,19 +309,22 @@ impl Snapshots {
             return false;
         }
         let log_bytes = self.recovered_bytes + self.appended_bytes - self.begun_at_bytes;
-        !self.wanted.is_empty() || log_bytes > self.log_bytes_max(node)
+        self.is_asked_for() || log_bytes > self.log_bytes_max(node)
     }
 
     fn begin(&mut self, now: &Now, node: &mut Node, replies: &mut Vec<Reply>) {
         if node.applied() == LogIndex(0) || node.applied() == self.newest() {
             let answer = Answer::Number(node.applied().0);
             replies.extend(self.wanted.drain(..).map(|to| Reply { to, answer }));
+            self.is_wanted = false;
+            self.succeed(now);
             return;
         }
         let Some(head) = node.begin_snapshot() else { return };
         let bytes = node.status().memory_bytes as u64;
         self.thread.submit(Job::Begin { head: Box::new(head), bytes });
         self.waiting = std::mem::take(&mut self.wanted);
+        self.is_wanted = false;
         self.begun_at_bytes = self.appended_bytes;
         self.phase = Phase::Walking(Walking {
             body: new_body(),
@@ -306,6 +345,7 @@ impl Snapshots {
         if self.chunks >= CHUNKS_MAX {
             if node.stray_bytes() > STRAY_BYTES_MAX {
                 log::error!("no snapshot, the log grows on: the disk is too slow for it");
+                self.has_failed = true;
                 self.give_up(now, node, replies);
             }
             return;
@@ -340,6 +380,7 @@ impl Snapshots {
             self.thread.submit(Job::GiveUp);
         }
         self.phase = Phase::Idle;
+        self.is_wanted = false;
         self.retry_at = now.monotonic.after(RETRY_PAUSE);
         let answer = Answer::Refused(Refusal::SnapshotFailed);
         let waiting = self.waiting.drain(..).chain(self.wanted.drain(..));

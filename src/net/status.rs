@@ -127,7 +127,7 @@ fn line(turn: &Turn<'_>) -> String {
         list(turn.node.voters()),
         list(learners),
         turn.node.members_index(),
-        turn.server.snapshot_index,
+        turn.server.snapshots.index,
         turn.node.log_floor().next(),
         config.write_quorum,
         config.read_quorum,

@@ -72,6 +72,12 @@ impl Arrivals {
         Ok(Some(incoming.offset()))
     }
 
+    /// Whether a file has begun to come, and is not finished.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        self.arriving.is_some()
+    }
+
     /// Whether all parts of a file are here, so that it is to be [finished](Arrivals::finish).
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -64,8 +64,7 @@ pub struct Snapshots {
     /// Those on the disk, newest first.
     kept: Vec<SnapshotInfo>,
     making: Option<Making>,
-    /// A process that dies does not tidy up after itself.
-    arrivals: ManuallyDrop<Arrivals>,
+    arrivals: Arrivals,
     released: LogIndex,
 }
 
@@ -79,6 +78,16 @@ struct Making {
     slice_at: Time,
 }
 
+/// A process that dies does not tidy up after itself.
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        if self.arrivals.is_arriving() {
+            let empty = Arrivals::new(Arc::clone(&self.disk));
+            std::mem::forget(std::mem::replace(&mut self.arrivals, empty));
+        }
+    }
+}
+
 impl Snapshots {
     pub fn new(disk: Arc<dyn Disk>, kept: Vec<SnapshotInfo>, part_bytes: usize) -> Snapshots {
         let arrivals = Arrivals::new(Arc::clone(&disk));
@@ -87,7 +96,7 @@ impl Snapshots {
             disk,
             kept,
             making: None,
-            arrivals: ManuallyDrop::new(arrivals),
+            arrivals,
             released: LogIndex(0),
         }
     }

@@ -20,6 +20,8 @@ pub(super) const REDIS_VERSION: &str = "7.2.0";
 pub enum After {
     /// It goes on.
     Continue,
+    /// It goes on, and the node begins a snapshot, of which this connection hears no more.
+    Snapshot,
     /// Close it when all its replies are sent.
     Close,
 }
@@ -75,6 +77,8 @@ fn run<'a>(
         Verb::ConfigGet => config::get(args, facts, reply),
         Verb::Info => info::print(args, facts, reply),
         Verb::Dbsize => reply.unsigned(facts.stats.keys),
+        Verb::Bgsave => return save(args, facts, reply),
+        Verb::Lastsave => reply.unsigned(facts.stats.snapshots.saved_at_s),
         Verb::Role => role(facts, reply),
         Verb::Time => time(facts, reply),
         other => unreachable!("{other:?} needs nothing of the node and is never a barrier"),
@@ -140,6 +144,22 @@ fn print_hello(facts: &Facts<'_>, reply: &mut Reply<'_>) {
 
 fn connection_name(name: &[u8]) -> Result<&str, Refusal<'_>> {
     check_name(name).map_err(|error| Refusal::Name { what: "Client names", error })
+}
+
+/// `BGSAVE [SCHEDULE]`. There is nothing else that a snapshot would have to wait for.
+fn save<'a>(
+    args: Arguments<'a>,
+    facts: &Facts<'_>,
+    reply: &mut Reply<'_>,
+) -> Result<After, Refusal<'a>> {
+    if args.len() > 2 || args.from(1).any(|word| !word.eq_ignore_ascii_case(b"SCHEDULE")) {
+        return Err(Refusal::Syntax);
+    }
+    if facts.stats.snapshots.in_progress {
+        return Err(Refusal::SaveInProgress);
+    }
+    reply.simple("Background saving started");
+    Ok(After::Snapshot)
 }
 
 /// `master`, offset, replicas; or `slave`, the leader's host and port, the state, the offset.

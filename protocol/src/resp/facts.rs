@@ -190,8 +190,24 @@ pub struct StatsFacts {
     pub hits: u64,
     /// Reads that did not.
     pub misses: u64,
+    /// Of the node's own snapshots.
+    pub snapshots: SnapshotFacts,
     /// CPU time in user mode, in microseconds.
     pub cpu_user_us: u64,
     /// CPU time in the kernel, in microseconds.
     pub cpu_system_us: u64,
+}
+
+/// The snapshots of a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapshotFacts {
+    /// The last entry that the newest one on the disk covers; 0 without one.
+    pub index: LogIndex,
+    /// Whether one is being made, or is about to be.
+    pub in_progress: bool,
+    /// When the last one was finished, or the process began if none was since: in seconds since
+    /// 1970, by the wall clock.
+    pub saved_at_s: u64,
+    /// Whether the last attempt came to nothing.
+    pub has_failed: bool,
 }

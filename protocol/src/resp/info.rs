@@ -79,6 +79,13 @@ fn memory(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
 
 fn persistence(text: &mut String, facts: &Facts<'_>) -> fmt::Result {
     write!(text, "loading:{}\r\n", u8::from(facts.server.loading))?;
+    let snapshots = &facts.stats.snapshots;
+    let changes = facts.cluster.applied.0.saturating_sub(snapshots.index.0);
+    write!(text, "rdb_changes_since_last_save:{changes}\r\n")?;
+    write!(text, "rdb_bgsave_in_progress:{}\r\n", u8::from(snapshots.in_progress))?;
+    write!(text, "rdb_last_save_time:{}\r\n", snapshots.saved_at_s)?;
+    let status = if snapshots.has_failed { "err" } else { "ok" };
+    write!(text, "rdb_last_bgsave_status:{status}\r\n")?;
     write!(text, "aof_enabled:1\r\n")?;
     // Were it not ok, this process would have stopped.
     write!(text, "aof_last_write_status:ok\r\n")

@@ -50,7 +50,7 @@ pub use encode::{Version, encode};
 pub use execute::{After, execute};
 pub use facts::{
     ClientFacts, ClientVisitor, ClusterFacts, Facts, Fsync, LeaderFacts, ReplicaFacts, Role,
-    ServerFacts, StatsFacts,
+    ServerFacts, SnapshotFacts, StatsFacts,
 };
 pub use session::Session;
 pub use shape::Shape;

@@ -50,6 +50,8 @@ pub(super) enum Refusal<'a> {
     ClientType(&'a [u8]),
     /// CLIENT LIST ID of no number.
     ClientId,
+    /// BGSAVE while a snapshot is being made.
+    SaveInProgress,
 }
 
 impl Refusal<'_> {
@@ -103,6 +105,7 @@ impl Refusal<'_> {
             }
             Refusal::ClientType(word) => quote("ERR Unknown client type '", word, "'"),
             Refusal::ClientId => b"ERR Invalid client ID".into(),
+            Refusal::SaveInProgress => b"ERR Background save already in progress".into(),
         }
     }
 }

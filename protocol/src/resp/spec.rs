@@ -40,6 +40,8 @@ pub(super) enum Verb {
     ConfigHelp,
     Info,
     Dbsize,
+    Bgsave,
+    Lastsave,
     Role,
     Time,
 }

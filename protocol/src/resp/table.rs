@@ -331,6 +331,24 @@ pub(super) static COMMANDS: &[Spec] = &[
         ..SERVER
     },
     Spec {
+        verb: Verb::Bgsave,
+        name: "bgsave",
+        arity: -1,
+        flags: &["admin", "noscript", "no_async_loading"],
+        categories: &["@admin", "@slow", "@dangerous"],
+        summary: "Begins a snapshot of the node.",
+        arguments: &[optional(token("SCHEDULE", "schedule", Kind::PureToken))],
+        ..SERVER
+    },
+    Spec {
+        verb: Verb::Lastsave,
+        name: "lastsave",
+        arity: 1,
+        categories: &["@admin", "@fast", "@dangerous"],
+        summary: "Returns when the last snapshot of the node was finished.",
+        ..SERVER
+    },
+    Spec {
         verb: Verb::Role,
         name: "role",
         arity: 1,

@@ -3,7 +3,7 @@
 
 use kvorum_protocol::resp::{
     ClientFacts, ClusterFacts, Facts, Fsync, LeaderFacts, ReplicaFacts, Role, ServerFacts, Session,
-    StatsFacts,
+    SnapshotFacts, StatsFacts,
 };
 use kvorum_protocol::{ClusterId, LogIndex, NodeId, Quorum, Term};
 
@@ -61,7 +61,12 @@ pub fn facts() -> Facts<'static> {
             value_bytes_max: 8 << 20,
             loading: false,
         },
-        stats: StatsFacts { keys: 3, used_memory: 1_800_000, ..StatsFacts::default() },
+        stats: StatsFacts {
+            keys: 3,
+            used_memory: 1_800_000,
+            snapshots: SnapshotFacts { saved_at_s: 1_700_000_000, ..SnapshotFacts::default() },
+            ..StatsFacts::default()
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::limits::ADDRESS_BYTES_MAX;
+use kvorum_protocol::limits::{ADDRESS_BYTES_MAX, MEMBERS_AGE_MAX};
 use kvorum_protocol::{ClusterId, LogIndex, MembersLine, Role};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -22,10 +22,6 @@ const ROUND_TRIP_WEIGHT: u32 = 8;
 
 /// How often the nearest server is passed over, so that the others are measured too.
 const EXPLORE_ONE_IN: u32 = 64;
-
-/// How old the list of members may become while the client is in use: less than a node that was
-/// removed goes on sending its clients to the others.
-const MEMBERS_AGE_MAX: Duration = Duration::from_millis(1500);
 
 /// When nobody has told who the members are: how long after the last question to ask again.
 const MEMBERS_ASK_INTERVAL: Duration = Duration::from_secs(1);
