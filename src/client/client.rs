@@ -179,20 +179,21 @@ impl Client {
         }
     }
 
-    /// Who is in the cluster, where, and who leads, as one of its servers knows it now.
+    /// Who is in the cluster, where, and who leads, as the leader knows it now; or if that can not
+    /// be asked, as one of its servers does, which may have missed the last change.
     ///
     /// # Errors
     /// No server could answer in time.
     pub fn members(&self) -> Result<MembersLine, Error> {
-        let wrong = || wrong_answer(ErrorKind::NotApplied);
-        match self.calls().other(&Request::Members)? {
-            Reply::Members(line) => {
-                let line = MembersLine::parse(&line).map_err(|_| wrong())?;
-                self.cluster.with_router(|router| router.learn_members(&line, Instant::now()));
-                Ok(line)
-            }
-            _ => Err(wrong()),
-        }
+        let line = read_members(self.calls().other(&Request::Members)?)?;
+        let leader = line.leader.filter(|leader| *leader != line.id);
+        let address = leader.and_then(|leader| line.members.get(leader)).map(|it| &it.client);
+        let deadline = Instant::now() + self.calls().timeout();
+        let asked = address.map(|address| self.cluster.ask(address, &Request::Members, deadline));
+        let leaders = asked.and_then(Result::ok).and_then(|reply| read_members(reply).ok());
+        let line = leaders.filter(|theirs| theirs.index >= line.index).unwrap_or(line);
+        self.cluster.with_router(|router| router.learn_members(&line, Instant::now()));
+        Ok(line)
     }
 
     /// The leader's client address, as one server knows it now; `None` when it knows none.
@@ -244,5 +245,12 @@ impl Client {
             Reply::Ok => Ok(()),
             _ => Err(wrong_answer(ErrorKind::NotApplied)),
         }
+    }
+}
+fn read_members(reply: Reply) -> Result<MembersLine, Error> {
+    let wrong = || wrong_answer(ErrorKind::NotApplied);
+    match reply {
+        Reply::Members(line) => MembersLine::parse(&line).map_err(|_| wrong()),
+        _ => Err(wrong()),
     }
 }

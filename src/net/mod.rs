@@ -18,6 +18,7 @@ mod log_reader;
 mod log_thread;
 mod members;
 mod outbox;
+mod outvoted;
 mod peer;
 mod reactor;
 mod repair;

@@ -1,4 +1,5 @@
-//! Repairing a member's data directory: what is damaged is given up, and the cluster fills it again.
+//! Repairing a member's data directory: what is damaged is given up, and the cluster fills it
+//! again.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

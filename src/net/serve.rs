@@ -15,13 +15,14 @@ use super::join::{self, AskMembers};
 use super::listener::Listener;
 use super::log_queue::LogState;
 use super::members::{self, Start, list};
+use super::outvoted;
 use super::peer::{self, KnownError, PeersConfig, SecretError, load_known, read_secret};
 use super::reactor::{Fatal, Parts, Reactor, SURPLUS_MAX};
 use super::server::Server;
 use super::signals::Signals;
 use super::snapshots::{SnapshotsConfig, Trigger};
 use crate::config::{Config, ConfigError};
-use crate::core::{Disagreement, Node, NodeConfig, Recovery};
+use crate::core::{Node, NodeConfig, Recovery};
 use crate::disk::{Disk, DiskError, FileDisk, advice};
 use crate::snapshot::SnapshotError;
 use crate::wal::{self, WalError};
@@ -101,7 +102,7 @@ pub enum ServeError {
         /// This node.
         id: NodeId,
         /// Where, and both hashes.
-        disagreement: Disagreement,
+        words: String,
     },
     /// This node was removed from its cluster.
     Removed {
@@ -187,9 +188,9 @@ impl fmt::Display for ServeError {
                  the node by one with a new id (kvorum member remove {id}, then kvorum member add)",
                 directory.display()
             ),
-            ServeError::Outvoted { directory, id, disagreement } => write!(
+            ServeError::Outvoted { directory, id, words } => write!(
                 f,
-                "{}: {disagreement}; do not serve from it again: replace the node by one with a \
+                "{}: {words}; do not serve from it again: replace the node by one with a \
                  new id and an empty --data, which the cluster fills (kvorum member remove {id}, \
                  then kvorum member add)",
                 directory.display()
@@ -227,7 +228,9 @@ impl ServeError {
             Fatal::Log(error) => ServeError::Log(error),
             Fatal::LogStuck(patience) => ServeError::LogStuck { patience },
             Fatal::Forgot(refusal) => ServeError::Forgot { directory, id, refusal },
-            Fatal::Outvoted(disagreement) => ServeError::Outvoted { directory, id, disagreement },
+            Fatal::Outvoted(disagreement) => {
+                ServeError::Outvoted { directory, id, words: disagreement.to_string() }
+            }
             Fatal::Removed => ServeError::Removed { directory, id },
             Fatal::Poll(source) => ServeError::System { action: "wait for events", source },
         }
@@ -248,6 +251,12 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
     let early = config.listen.as_deref().map(bind).transpose()?;
     let disk = FileDisk::open(&config.data, DIRECT_IO).map_err(ServeError::Disk)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
+    let noted = outvoted::noted(&*disk);
+    let noted =
+        noted.map_err(|source| ServeError::System { action: "look at the notes", source })?;
+    if let Some(words) = noted {
+        return Err(ServeError::Outvoted { directory: config.data, id: config.id, words });
+    }
     let mut invitation = None;
     let servers = whom_to_join(&config, &*disk)?;
     if let Some(servers) = &servers {
@@ -342,7 +351,7 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
         ..NodeConfig::new(id, members)
     };
     let snapshots = SnapshotsConfig {
-        disk,
+        disk: Arc::clone(&disk),
         trigger: Trigger {
             log_percent: config.snapshot_log_percent,
             log_bytes_min: config.snapshot_log_bytes_min,
@@ -366,6 +375,11 @@ pub fn serve(config: Config, ask: AskMembers<'_>) -> Result<(), ServeError> {
         }
         reactor.run()
     });
+    if let Err(Fatal::Outvoted(disagreement)) = &served
+        && let Err(error) = outvoted::note(&*disk, &disagreement.to_string())
+    {
+        log::error!("{}: can not note it: {error}: do not start it again", directory.display());
+    }
     served.map_err(|fatal| ServeError::new(fatal, id, &directory))
 }
 

@@ -72,6 +72,9 @@ fn a_node_that_differs_stops_and_is_replaced_under_load() {
         assert!(words.contains(&way), "{words}");
         let directory = cluster.data(differs).display().to_string();
         assert!(words.contains(&directory), "{words}");
+        // Not even if something starts it again by itself.
+        let again = cluster.start_in_vain(differs);
+        assert_eq!((again.code, again.last_words()), (Some(1), words));
 
         change(cluster, &["remove", &differs.to_string()]);
         let id = grow(cluster);

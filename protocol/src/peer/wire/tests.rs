@@ -94,7 +94,7 @@ fn every_message_survives_and_prints_as_a_line() {
         "VOTE_REQUEST term=5 candidate=2 last=12 last_term=4 transfer=true",
         "VOTE_REPLY term=5 from=2 granted=false",
         "APPEND term=9 leader=2 prev=12/1 commit=12 entries=13..18 batches=2 bytes=192",
-        "APPEND_REJECT term=5 from=2 prev=20 hint=12/4",
+        "APPEND_REJECT term=5 from=2 prev=20 hint=12/4 repaired=true",
         "HEARTBEAT term=5 leader=2 commit=12 round=3",
         "ACK term=5 from=2 round=3 matched=14 durable=12",
         "TIMEOUT_NOW term=5 leader=2",
