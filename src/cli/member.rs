@@ -144,21 +144,25 @@ fn promote(flags: &AddFlags, client: &Client, id: NodeId) -> Result<(), Error> {
     }
 }
 
-/// Changes the members. When the answer is lost the list tells what has become of it.
+/// Changes the members. When the answer is lost it is asked for again, which is harmless: a leader
+/// that refuses what was done already does so by a list that is committed.
 fn carry_out(flags: &ClientFlags, client: &Client, change: &Change) -> Result<(), client::Error> {
     let deadline = flags.deadline();
-    let error = match client.change_members(change, None) {
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() != ErrorKind::OutcomeUnknown => return Err(error),
-        Err(error) => error,
-    };
-    while Instant::now() < deadline {
-        if client.members().is_ok_and(|line| is_done(change, &line)) {
-            return Ok(());
+    let mut was_lost = false;
+    loop {
+        match client.change_members(change, None) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                was_lost = true;
+            }
+            Err(error) if was_lost => return unless_done(client, change, error),
+            Err(error) => return Err(error),
         }
         pause();
     }
-    Err(error)
 }
 
 /// A change that somebody else has made meanwhile is refused, and yet there.

@@ -58,8 +58,9 @@ pub struct ServeFlags {
 
     /// Give up what is damaged in the log, and let the cluster fill it again [default: false]
     ///
-    /// As `kvorum repair` does, at every start. Votes and acknowledgements are not forgotten; where
-    /// they can not be told any more, the node refuses to start.
+    /// As `kvorum repair` does, at every start, and without asking: what is cut off is gone from
+    /// this node. Votes and acknowledgements are not forgotten; where they can not be told any
+    /// more, the node refuses to start.
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub repair_from_peers: Option<String>,

@@ -115,8 +115,9 @@ pub struct Log {
     terms: Terms,
     /// Entries up to here may be gone from the disk; `floor <= committed`.
     floor: LogIndex,
-    /// Where the log ended before a repair has cut off what was damaged. This node has voted, and
-    /// acknowledged entries, as one whose log goes up to there.
+    /// Where the log ended before a repair has cut off what was damaged, until it ends there again:
+    /// this node has voted, and acknowledged entries, as one whose log goes up to there. Index 0
+    /// without a repair.
     former_end: EntryId,
     /// For a bug that the simulator must find.
     #[cfg(feature = "seeded-bugs")]
@@ -194,6 +195,7 @@ impl Log {
 
     fn stage(&mut self, batch: Batch) -> (Lsn, Record) {
         self.end = LogEnd::of(batch.header());
+        self.reach_former_end();
         self.terms.push(self.end.index, self.end.term);
         let lsn = self.take_lsn();
         let bytes = batch.bytes().len();
@@ -245,9 +247,18 @@ impl Log {
         (self.staged_bytes, self.undecided_bytes, self.kept_bytes) = (0, 0, 0);
         (self.tail_applied, self.apply_offset) = (0, BATCH_HEADER_BYTES);
         (self.end, self.committed, self.terms) = (end, end, terms);
+        self.reach_former_end();
         (self.durable, self.applied, self.floor) = (end.index, end.index, end.index);
         self.discard_open();
         (self.take_lsn(), Record::Install { end })
+    }
+
+    /// When the log ends at or behind its former end again, that is over for good: what another
+    /// leader takes back later was not committed. The disk forgets it by the same rule.
+    fn reach_former_end(&mut self) {
+        if self.end.id() >= self.former_end {
+            self.former_end = EntryId::default();
+        }
     }
 
     /// Entries up to `index` may go from the disk now.

@@ -184,6 +184,7 @@ impl Recovery {
         assert_eq!(header.first_index, self.log.end.index.next(), "the log was checked");
         self.log.last_lsn = lsn;
         self.goes_on_behind(LogEnd::of(header));
+        self.reach_former_end(LogEnd::of(header));
         if header.last_index() <= self.base.index {
             return Ok(());
         }
@@ -267,6 +268,13 @@ impl Recovery {
         self.term_vote(lsn, term, voted_for);
     }
 
+    /// The log, as the disk has it, ends here: maybe as far as before a repair.
+    fn reach_former_end(&mut self, end: LogEnd) {
+        if end.id() >= self.log.former_end {
+            self.log.former_end = EntryId::default();
+        }
+    }
+
     /// The record at `lsn` took back what came behind `end`.
     ///
     /// # Errors
@@ -308,6 +316,7 @@ impl Recovery {
         self.leave_snapshot();
         self.log.floor = end.index;
         self.goes_on_behind(end);
+        self.reach_former_end(end);
         Ok(())
     }
 

@@ -47,17 +47,18 @@ pub fn open(
         Err(error) if config.repair_from_peers && is_damage(&error) => error,
         other => return other,
     };
+    log::error!("{error}");
     let repaired = repair(disk, &config.data, config.members.as_ref())?.ok_or(error)?;
     log::warn!("{repaired}");
     read(config, disk, cluster)
 }
 
 fn is_damage(error: &ServeError) -> bool {
-    matches!(
-        error,
-        ServeError::Log(WalError::Corrupt { .. } | WalError::Missing { .. })
-            | ServeError::Snapshot(_)
-    )
+    match error {
+        ServeError::Log(error) => error.is_damage(),
+        ServeError::Snapshot(error) => error.is_damage(),
+        _ => false,
+    }
 }
 
 fn read(

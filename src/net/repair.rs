@@ -56,16 +56,19 @@ pub fn repair(
     let files = &**disk;
     let missing = || ServeError::Log(WalError::Missing { path: files.path(wal::IDENTITY_NAME) });
     let identity = wal::read_identity(files).map_err(ServeError::Log)?.ok_or_else(missing)?;
-    let Snapshots { sound, damaged, newest_index } = look_at_snapshots(files, &identity)?;
+    let Snapshots { sound, damaged } = look_at_snapshots(files, &identity)?;
     let snapshot_index = sound.as_ref().map_or(LogIndex(0), |sound| sound.index);
-    let found = wal::diagnose(files, snapshot_index, newest_index).map_err(ServeError::Log)?;
+    let claimed = damaged.first().map_or(LogIndex(0), |newest| newest.index);
+    let found = wal::diagnose(files, snapshot_index, claimed).map_err(ServeError::Log)?;
     let Some(found) = found else { return Ok(None) };
+    // The list that the node will go by when it starts: it has to find the others.
     let members = match &sound {
-        Some(sound) if found.members.is_none() => Some(members_of(files, sound, &identity)?),
+        Some(sound) if sound.index >= found.kept => Some(members_of(files, sound, &identity)?),
         _ => found.members.clone(),
     };
-    let members = members.or_else(|| configured.cloned());
-    if members.is_none_or(|members| !names_others(&members, identity.node)) {
+    let configured = configured.filter(|list| list.cluster_id() == identity.cluster);
+    let members = members.as_ref().or(configured);
+    if members.is_none_or(|members| !names_others(members, identity.node)) {
         return Err(ServeError::NobodyElse { directory: directory.to_owned() });
     }
     found.order(files).map_err(ServeError::Log)?;
@@ -91,26 +94,24 @@ fn finish_repair(disk: &Arc<dyn Disk>, snapshot_index: LogIndex) -> Result<(), S
 struct Snapshots {
     /// The newest that can be used.
     sound: Option<SnapshotInfo>,
-    /// Newer ones that can not.
+    /// Newer ones that can not, the newest first.
     damaged: Vec<SnapshotInfo>,
-    /// Up to where the newest goes, be it sound or not; 0 without any.
-    newest_index: LogIndex,
 }
 
 fn look_at_snapshots(disk: &dyn Disk, identity: &Identity) -> Result<Snapshots, ServeError> {
     let listed = snapshot::list(disk).map_err(ServeError::Snapshot)?;
-    let newest_index = listed.first().map_or(LogIndex(0), |newest| newest.index);
     let mut damaged = Vec::new();
     for info in listed {
         match snapshot::verify(disk, &snapshot_name(info.index), Some(identity.cluster)) {
-            Ok(_) => return Ok(Snapshots { sound: Some(info), damaged, newest_index }),
-            Err(error) => {
+            Ok(_) => return Ok(Snapshots { sound: Some(info), damaged }),
+            Err(error) if error.is_damage() => {
                 log::error!("{error}; it is passed over");
                 damaged.push(info);
             }
+            Err(error) => return Err(ServeError::Snapshot(error)),
         }
     }
-    Ok(Snapshots { sound: None, damaged, newest_index })
+    Ok(Snapshots { sound: None, damaged })
 }
 
 fn members_of(

@@ -153,9 +153,10 @@ impl fmt::Display for ServeError {
             ),
             ServeError::NobodyElse { directory } => write!(
                 f,
-                "{}: the log has lost entries, and no other voter is known that could have them: \
-                 say who the others are (kvorum serve --repair-from-peers --member ...), or \
-                 restore a backup into another directory (kvorum restore)",
+                "{}: the log has lost entries, and what is left of it names no other voter that \
+                 could have them: give the --member list of the first boot (kvorum serve \
+                 --repair-from-peers --member ...), replace the node (kvorum member remove, then \
+                 kvorum member add), or, if it was alone, restore a backup (kvorum restore)",
                 directory.display()
             ),
             ServeError::Config(error) => error.fmt(f),

@@ -74,6 +74,19 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// Whether the file is not what was written, and not only out of reach or of another kind.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            SnapshotError::NotSnapshot { .. }
+                | SnapshotError::Corrupt { .. }
+                | SnapshotError::OtherIndex { .. }
+        )
+    }
+}
+
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

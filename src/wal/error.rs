@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use kvorum_protocol::{ClusterId, DecodeError, LogIndex, Lsn, NodeId};
 
+use super::identity::IDENTITY_NAME;
 use super::state::Discontinuity;
 use crate::core::ReplayError;
 use crate::disk::advice;
@@ -74,6 +75,8 @@ pub enum WalError {
     EndLost {
         /// The last segment.
         path: PathBuf,
+        /// Where the damage begins.
+        offset: u64,
         /// What is wrong.
         fault: Fault,
     },
@@ -175,12 +178,28 @@ impl WalError {
         !matches!(self, WalError::NoRoom { .. })
     }
 
+    /// Whether something was on the disk once, and is not any more as it was.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let is_snapshot =
+            |oddity: &Oddity| matches!(oddity, Oddity::Replay(ReplayError::SnapshotMissing(_)));
+        match self {
+            WalError::Corrupt { .. } | WalError::Missing { .. } => true,
+            WalError::NotUnderstood { oddity, .. } => is_snapshot(oddity),
+            _ => false,
+        }
+    }
+
     /// What is wrong, without what to do about it.
     #[must_use]
     pub fn finding(&self) -> String {
         match self {
             WalError::Corrupt { path, offset, lsn, index, fault } => format!(
                 "{} is corrupt at offset {offset} (lsn {lsn}, index {index}): {fault}",
+                path.display()
+            ),
+            WalError::NotUnderstood { path, offset, lsn, oddity } => format!(
+                "{} has a record at offset {offset} (lsn {lsn}) that can not be used: {oddity}",
                 path.display()
             ),
             WalError::Missing { path } => format!("{} is missing", path.display()),
@@ -192,6 +211,9 @@ impl WalError {
 const RESTORE: &str = "nothing was changed; a member of a cluster gives up what is damaged with \
                        kvorum repair, and the others fill it again; without others, restore a \
                        backup into another directory (kvorum restore)";
+
+const REPLACE: &str = "bring back the newest directory that this node had, or replace it by a node \
+                       with a new id (kvorum member remove, then kvorum member add)";
 
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,9 +235,12 @@ impl fmt::Display for WalError {
             WalError::Corrupt { .. } => write!(f, "{}: {RESTORE}", self.finding()),
             WalError::NotUnderstood { path, offset, lsn, oddity } => write!(
                 f,
-                "{} has a record at offset {offset} (lsn {lsn}) that can not be used: {oddity}: \
-                 start the version of kvorum that wrote it, or {RESTORE}",
-                path.display()
+                "{} has a record at offset {offset} (lsn {lsn}) that can not be used: {oddity}: {}",
+                path.display(),
+                match oddity {
+                    Oddity::Replay(ReplayError::SnapshotMissing(_)) => RESTORE,
+                    _ => "start the version of kvorum that wrote it",
+                }
             ),
             WalError::Version { path, found } => write!(
                 f,
@@ -224,15 +249,19 @@ impl fmt::Display for WalError {
                 path.display(),
                 super::layout::FORMAT_VERSION
             ),
-            WalError::EndLost { path, fault } => write!(
+            WalError::EndLost { path, offset, fault } => write!(
                 f,
-                "{} is damaged at its end ({fault}): how the node has voted last, or what it has \
-                 acknowledged, can not be told, so it can not be repaired: replace it by a node \
-                 with a new id (kvorum member remove, then kvorum member add)",
+                "{} is damaged at offset {offset} ({fault}), and nothing behind that tells how the \
+                 node has voted last and what it has acknowledged, so it can not be repaired: {REPLACE}",
                 path.display()
             ),
-            WalError::OrderDamaged { path } => {
-                write!(f, "{} is damaged: remove it, and run kvorum repair again", path.display())
+            WalError::OrderDamaged { path } => write!(
+                f,
+                "{} is damaged, and with it what an interrupted repair has to remember: {REPLACE}",
+                path.display()
+            ),
+            WalError::Missing { path } if path.ends_with(IDENTITY_NAME) => {
+                write!(f, "{}: {REPLACE}", self.finding())
             }
             WalError::Missing { .. } => write!(f, "{}: {RESTORE}", self.finding()),
             WalError::StrangeFile { path } => write!(
@@ -242,7 +271,7 @@ impl fmt::Display for WalError {
                 path.display()
             ),
             WalError::IdentityDamaged { path } => {
-                write!(f, "{} is damaged: {RESTORE}", path.display())
+                write!(f, "{} is damaged: {REPLACE}", path.display())
             }
             WalError::OtherNode { path, found, expected } => write!(
                 f,

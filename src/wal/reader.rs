@@ -173,9 +173,7 @@ pub(super) fn read_whole_part(
     let mut reader = Reader::new(disk, identity, snapshot_index, visitor);
     match read_with(&mut reader, sequences) {
         Ok(_) => Ok((reader.whole, None)),
-        Err(damage @ (WalError::Corrupt { .. } | WalError::Missing { .. })) => {
-            Ok((reader.whole, Some(damage)))
-        }
+        Err(error) if error.is_damage() => Ok((reader.whole, Some(error))),
         Err(error) => Err(error),
     }
 }
@@ -335,7 +333,8 @@ impl<'a> Reader<'a> {
         let mut last_index = header.state.end.index;
         let mut told = 0;
         let stop = loop {
-            let start = scan.offset();
+            let (start, position) = (scan.offset(), *scan.position());
+            self.whole = Some(Whole { sequence, offset: start, position });
             let next = scan.next_group(&mut group).map_err(|odd| self.odd(sequence, odd))?;
             if let Next::End(stop) = next {
                 break stop;
@@ -351,8 +350,6 @@ impl<'a> Reader<'a> {
         // Whether this end is damage is known when the next segment has been looked at; only the
         // records behind it can tell now.
         self.previous = Some((sequence, stop));
-        let (offset, position) = (scan.offset(), *scan.position());
-        self.whole = Some(Whole { sequence, offset, position });
         if scan.durable_record_is_lost() {
             return Err(self.corrupt(sequence, stop.offset, stop.fault));
         }

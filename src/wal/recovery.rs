@@ -15,7 +15,7 @@ use super::reader::{
     Files, LastSegment, ReadLog, VisitError, Visitor, io_error, list, read_identity, read_segments,
 };
 use super::record::{RecordView, repeats};
-use super::repair::Order;
+use super::repair::{Order, REPAIR_NAME};
 use super::scan::{FoundRecord, Position};
 use super::spare::{self, Spare};
 use super::state::LogState;
@@ -168,10 +168,13 @@ fn finish_repair(
     sink: &mut dyn RecoverySink,
 ) -> Result<(), WalError> {
     let state = order.state_behind(&recovered.state);
+    if recovered.state.repair(&state).is_err() {
+        return Err(WalError::OrderDamaged { path: disk.path(REPAIR_NAME) });
+    }
     let lsn = writer.stage_repair(&state);
     writer.write()?;
     writer.mark()?;
-    (recovered.last_lsn, recovered.state) = (lsn, state);
+    recovered.last_lsn = lsn;
     let told = sink.record(lsn, recovered.commit, &RecordView::Repair { state });
     told.map_err(|error| order.refused(disk, lsn, error))?;
     Order::finish(disk)

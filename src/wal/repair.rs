@@ -66,23 +66,48 @@ pub(super) struct Order {
     sequence: u64,
     /// Where it is cut; 0 when nothing of it is kept, and the log begins again with it.
     offset: u64,
-    /// What must not be forgotten.
+    promise: Promise,
+}
+
+/// What a node must not forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Promise {
     term: Term,
     voted_for: Option<NodeId>,
     former_end: EntryId,
+}
+
+impl Promise {
+    fn of(state: &LogState) -> Promise {
+        let LogState { term, voted_for, end, former_end } = *state;
+        // Nobody who has both the later term and the higher index lacks anything of either; and
+        // others may remember the higher index.
+        let former_end =
+            EntryId { term: end.term.max(former_end.term), index: end.index.max(former_end.index) };
+        Promise { term, voted_for, former_end }
+    }
+
+    /// There was a snapshot up to `claimed`, of which nothing else is known: the node may have
+    /// acknowledged that it has it, in a term that it had entered.
+    fn with_snapshot(self, claimed: LogIndex) -> Promise {
+        if claimed <= self.former_end.index {
+            return self;
+        }
+        Promise { former_end: EntryId { term: self.term, index: claimed }, ..self }
+    }
 }
 
 impl Repair {
     /// Where the log ended before the damage.
     #[must_use]
     pub fn former_end(&self) -> EntryId {
-        self.order.former_end
+        self.order.promise.former_end
     }
 
     /// Decides it, durably: the next [`open`](super::open) does it.
     ///
     /// # Errors
-    /// The disk does not take the decision; nothing was changed then.
+    /// The disk does not take the decision, or it is not known whether it has.
     pub fn order(&self, disk: &dyn Disk) -> Result<(), WalError> {
         let write = || {
             disk.write_file(REPAIR_TMP_NAME, self.order.encode().as_bytes())?;
@@ -112,39 +137,55 @@ pub fn diagnose(
     let first_missing = sequences.windows(2).position(|pair| pair[1] != pair[0] + 1);
     let first_run = &sequences[..first_missing.map_or(sequences.len(), |before| before + 1)];
 
-    let mut lists = Lists::default();
-    let (whole, damage) = read_whole_part(disk, &identity, first_run, snapshot_index, &mut lists)?;
-    let last = last_position(disk, &identity, &sequences, &mut lists)?;
+    let mut kept = Kept { snapshot_index, members: None };
+    let (whole, damage) = read_whole_part(disk, &identity, first_run, snapshot_index, &mut kept)?;
+    let pending = Order::pending(disk, &identity)?;
+    // A repair that was interrupted has begun to remove what it must not forget.
+    let promise = match pending {
+        Some(Order { promise, .. }) => promise,
+        None => last_promise(disk, &identity, &sequences)?,
+    };
     let damage = damage.or(gap);
-    if damage.is_none() && last.state.end.index >= claimed {
+    if damage.is_none() && pending.is_none() && promise.former_end.index >= claimed {
         return Ok(None);
     }
-    let LogState { term, voted_for, end, former_end } = last.state;
-    // The snapshot is of a term that was entered.
-    let claimed = EntryId { term, index: claimed };
-    let claimed = Some(claimed).filter(|claimed| claimed.index > end.index).unwrap_or_default();
-    let former_end = end.id().max(former_end).max(claimed);
-    let begun = Whole { sequence: first_run[0], offset: 0, position: Position::default() };
+    let promise = promise.with_snapshot(claimed);
+    let first = sequences.first().or(pending.as_ref().map(|order| &order.sequence));
+    let begun = Whole {
+        sequence: *first.expect("a log has a segment"),
+        offset: 0,
+        position: Position::default(),
+    };
     let Whole { sequence, offset, position } = whole.unwrap_or(begun);
-    let incarnation = identity.incarnation;
-    let offset = offset as u64;
-    let order = Order { incarnation, sequence, offset, term, voted_for, former_end };
-    Ok(Some(Repair { damage, kept: position.state.end.index, members: lists.last, order }))
+    let order =
+        Order { incarnation: identity.incarnation, sequence, offset: offset as u64, promise };
+    // What was to be cut off does not come back.
+    let order = match pending {
+        Some(earlier) if (earlier.sequence, earlier.offset) < (sequence, order.offset) => earlier,
+        _ => order,
+    };
+    Ok(Some(Repair { damage, kept: position.state.end.index, members: kept.members, order }))
 }
 
-/// What the whole log adds up to, by its last segment: whatever is damaged before, the end of it
-/// must be whole.
-fn last_position(
+/// What the node has promised, by the last segment of its log: whatever is damaged before, the end
+/// of it must be whole.
+fn last_promise(
     disk: &dyn Disk,
     identity: &Identity,
     sequences: &[u64],
-    lists: &mut Lists,
-) -> Result<Position, WalError> {
+) -> Result<Promise, WalError> {
+    let mut next = None;
     for sequence in sequences.iter().rev() {
         let name = segment_name(*sequence);
+        // The next segment is prepared while this one is written: there is none in between.
+        if next.is_some_and(|next| next != *sequence + 1) {
+            let path = disk.path(&segment_name(*sequence + 1));
+            return Err(WalError::EndLost { path, offset: 0, fault: Fault::NoRecord });
+        }
+        next = Some(*sequence);
         let contents = read(disk, *sequence);
         let contents = contents.map_err(|source| io_error(disk, "read", &name, source))?;
-        let lost = |fault| WalError::EndLost { path: disk.path(&name), fault };
+        let lost = |fault| WalError::EndLost { path: disk.path(&name), offset: 0, fault };
         let header = match SegmentHeader::decode(&contents) {
             HeaderBlock::Valid(header) => header,
             HeaderBlock::Unused if is_spare(&contents, identity, *sequence) => continue,
@@ -160,7 +201,8 @@ fn last_position(
             let (expected, found) = (header.segment_bytes, contents.len() as u64);
             return Err(lost(Fault::FileLength { expected, found }));
         }
-        return last_position_in(disk, &contents, &header, lists);
+        let last = last_position_in(disk, &contents, &header)?;
+        return Ok(Promise::of(&last.state));
     }
     Err(WalError::Missing { path: disk.path(&segment_name(1)) })
 }
@@ -169,7 +211,6 @@ fn last_position_in(
     disk: &dyn Disk,
     contents: &[u8],
     header: &SegmentHeader,
-    lists: &mut Lists,
 ) -> Result<Position, WalError> {
     let path = || disk.path(&segment_name(header.sequence));
     let mut scan = SegmentScan::new(contents, header);
@@ -182,10 +223,11 @@ fn last_position_in(
             oddity: odd.oddity,
         })?;
         match next {
-            Next::Group => group.iter().for_each(|found| lists.see(&found.record)),
+            Next::Group => {}
             Next::End(stop) if scan.durable_record_is_lost() => {
                 if !scan.resume_behind(stop.offset) {
-                    return Err(WalError::EndLost { path: path(), fault: stop.fault });
+                    let (offset, fault) = (stop.offset as u64, stop.fault);
+                    return Err(WalError::EndLost { path: path(), offset, fault });
                 }
             }
             Next::End(_) => return Ok(*scan.position()),
@@ -193,37 +235,42 @@ fn last_position_in(
     }
 }
 
-/// The last member list among the records that are whole.
-#[derive(Default)]
-struct Lists {
-    last: Option<MemberList>,
+/// Looks at the part of the log that can be kept.
+struct Kept {
+    /// Sound snapshots cover everything up to here.
+    snapshot_index: LogIndex,
+    /// The last member list.
+    members: Option<MemberList>,
 }
 
-impl Lists {
-    fn see(&mut self, record: &RecordView<'_>) {
-        let RecordView::Batch { header, bytes } = record else { return };
-        // A list is always alone in its batch.
-        if header.count > 1 {
-            return;
-        }
-        for (_, command) in batch::entries(header.first_index, bytes) {
-            if let Op::Membership(list) = command.op
-                && let Ok(list) = MemberList::decode(list)
-            {
-                self.last = Some(list);
+impl Kept {
+    fn see(&mut self, record: &RecordView<'_>) -> Result<(), ReplayError> {
+        match record {
+            // A list is always alone in its batch.
+            RecordView::Batch { header, bytes } if header.count == 1 => {
+                for (_, command) in batch::entries(header.first_index, bytes) {
+                    if let Op::Membership(list) = command.op {
+                        let list = MemberList::decode(list).map_err(ReplayError::Members)?;
+                        self.members = Some(list);
+                    }
+                }
+                Ok(())
             }
+            RecordView::Install { end } if end.index > self.snapshot_index => {
+                Err(ReplayError::SnapshotMissing(end.index))
+            }
+            _ => Ok(()),
         }
     }
 }
 
-impl Visitor for Lists {
+impl Visitor for Kept {
     fn segment(&mut self, _: &SegmentHeader) -> io::Result<()> {
         Ok(())
     }
 
     fn record(&mut self, found: &FoundRecord<'_>) -> Result<(), VisitError> {
-        self.see(&found.record);
-        Ok(())
+        self.see(&found.record).map_err(VisitError::Replay)
     }
 
     fn progress(&mut self, _: u64, _: u64) {}
@@ -256,7 +303,7 @@ impl Order {
         identity: &Identity,
     ) -> Result<(), WalError> {
         let keeps = |sequence: &u64| *sequence <= self.sequence - u64::from(self.offset == 0);
-        // The last ones first, so that no crash leaves a gap.
+        // Which of them a crash leaves does not matter: it is done again.
         for sequence in list_files(disk)?.sequences.iter().rev().filter(|found| !keeps(found)) {
             let name = segment_name(*sequence);
             disk.remove(&name).map_err(|source| io_error(disk, "remove", &name, source))?;
@@ -284,6 +331,9 @@ impl Order {
     /// Nothing behind the cut may ever be taken for a record again.
     fn wipe(&self, disk: &dyn Disk, name: &str) -> io::Result<()> {
         let segment_bytes = disk.read(name)?.len() as u64;
+        if segment_bytes < self.offset {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let file = disk.open(name)?;
         let mut zeros = AlignedBuffer::new();
         zeros.extend_zeros(WIPE_BYTES);
@@ -298,7 +348,7 @@ impl Order {
 
     /// The state that a log goes on with that ends with `state`.
     pub fn state_behind(&self, state: &LogState) -> LogState {
-        let Order { term, voted_for, former_end, .. } = *self;
+        let Promise { term, voted_for, former_end } = self.promise;
         LogState { term, voted_for, end: state.end, former_end }
     }
 
@@ -319,7 +369,8 @@ impl Order {
 
     /// The text of the file: a person can read it, and a checksum guards it.
     fn encode(&self) -> String {
-        let Order { incarnation, sequence, offset, term, voted_for, former_end } = self;
+        let Order { incarnation, sequence, offset, promise } = self;
+        let Promise { term, voted_for, former_end } = promise;
         let vote = voted_for.map_or(0, |node| node.0);
         let EntryId { term: last_term, index: last } = former_end;
         let text = format!(
@@ -338,11 +389,13 @@ impl Order {
             incarnation: u64::from_str_radix(field("incarnation")?, 16).ok()?,
             sequence: field("segment")?.parse().ok().filter(|sequence| *sequence > 0)?,
             offset: field("offset")?.parse().ok()?,
-            term: Term(field("term")?.parse().ok()?),
-            voted_for: Some(NodeId(field("vote")?.parse().ok()?)).filter(|node| node.0 != 0),
-            former_end: EntryId {
-                term: Term(field("last_term")?.parse().ok()?),
-                index: LogIndex(field("last")?.parse().ok()?),
+            promise: Promise {
+                term: Term(field("term")?.parse().ok()?),
+                voted_for: Some(NodeId(field("vote")?.parse().ok()?)).filter(|node| node.0 != 0),
+                former_end: EntryId {
+                    term: Term(field("last_term")?.parse().ok()?),
+                    index: LogIndex(field("last")?.parse().ok()?),
+                },
             },
         };
         // The text has one form only, so writing it again checks every byte, the sum included.
@@ -360,11 +413,13 @@ mod tests {
             incarnation: 0x1c,
             sequence: 7,
             offset: 8192,
-            term: Term(5),
-            voted_for: Some(NodeId(2)),
-            former_end: EntryId { term: Term(4), index: LogIndex(1234) },
+            promise: Promise {
+                term: Term(5),
+                voted_for: Some(NodeId(2)),
+                former_end: EntryId { term: Term(4), index: LogIndex(1234) },
+            },
         };
-        let none = Order { voted_for: None, ..order };
+        let none = Order { promise: Promise { voted_for: None, ..order.promise }, ..order };
         assert_eq!(Order::decode(none.encode().as_bytes()), Some(none));
         let text = order.encode();
         assert_eq!(Order::decode(text.as_bytes()), Some(order));

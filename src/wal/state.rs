@@ -115,6 +115,7 @@ impl LogState {
             crc: header.crc,
             time: header.log_time,
         };
+        self.reach_former_end();
         Ok(())
     }
 
@@ -156,7 +157,16 @@ impl LogState {
             return Err(Discontinuity::Install { to: end.index });
         }
         self.end = end;
+        self.reach_former_end();
         Ok(())
+    }
+
+    /// When the log ends at or behind its former end again, that is over for good.
+    #[inline]
+    fn reach_former_end(&mut self) {
+        if self.end.id() >= self.former_end {
+            self.former_end = EntryId::default();
+        }
     }
 
     /// What was damaged behind the records so far is cut off; `repaired` is the state from here on:

@@ -2,6 +2,7 @@
 //! what is kept is a beginning of what was there, and term, vote and former end are not forgotten.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use kvorum::core::log::EntryId;
 use kvorum::disk::BLOCK_BYTES;
@@ -43,6 +44,7 @@ fn log() -> (MemoryDisk, Journal) {
         log.vote_for(&mut journal, NodeId(3));
         log.sync(&mut journal).unwrap();
     }
+    log.writer.tend(Instant::now()).unwrap();
     log.writer.close().unwrap();
     (disk, journal)
 }
@@ -135,7 +137,11 @@ fn a_lost_segment_is_given_up_with_all_behind_it() {
         let lsn = check_repaired(&journal, repair(&copy).unwrap().unwrap());
         assert_eq!(lsn == Lsn(1), sequence == 1, "without the first nothing is left");
     }
-    // Of the last one nobody can tell what stood in it.
+    // Of the last one nobody can tell what stood in it, be the next one prepared or not.
+    let copy = disk.after_power_cut(Loss::All, 0);
+    assert!(copy.handle().list().unwrap().contains(&segment(4)), "a spare");
+    copy.lose(&segment(3));
+    assert!(matches!(repair(&copy), Err(WalError::EndLost { .. })));
     let copy = disk.after_power_cut(Loss::All, 0);
     let bytes = copy.contents(&segment(3));
     copy.tamper(&segment(3), bytes[..bytes.len() - BLOCK_BYTES].to_vec());
@@ -162,6 +168,13 @@ fn a_crash_in_the_middle_of_a_repair_loses_nothing() {
                 let interrupted = repair(&running);
                 assert!(interrupted.is_err() || crash_at == all, "at {crash_at} of {all}");
                 let after = running.after_power_cut(loss, crash_at);
+                // Whoever asks for the repair again, and not for a start, gets the same.
+                let again = after.after_power_cut(Loss::All, 0);
+                match repair(&again) {
+                    Ok(Some(read_back)) => drop(check_repaired(&journal, read_back)),
+                    Ok(None) => drop(check_repaired(&journal, read(&again).unwrap())),
+                    Err(error) => panic!("at {crash_at} of {all}: {error}"),
+                }
                 // Nothing was decided yet, or it is done now.
                 let read_back = match read(&after) {
                     Ok(read_back) => read_back,
@@ -183,6 +196,41 @@ fn a_log_can_be_repaired_again_before_it_is_filled() {
     check_repaired(&journal, repair(&damaged).unwrap().unwrap());
     let again = flipped(&damaged, &segment(1), 8222);
     check_repaired(&journal, repair(&again).unwrap().unwrap());
+}
+
+/// The log goes on behind a snapshot that can not be used any more: it is useless from there on.
+#[test]
+fn a_log_behind_a_lost_snapshot_is_cut_before_it() {
+    let (disk, mut journal) = log();
+    let mut log = Running::open_with(&disk, &mut journal, small()).unwrap();
+    log.install(&mut journal, 50);
+    log.batch(&mut journal, 10);
+    log.sync(&mut journal).unwrap();
+    log.writer.close().unwrap();
+    let end = promised(&journal).2;
+    let handle = disk.handle();
+    let covered = diagnose(&*handle, end.index, LogIndex(0)).unwrap();
+    assert!(covered.is_none(), "its snapshot is there");
+    let found = diagnose(&*handle, LogIndex(0), LogIndex(0)).unwrap().expect("it is not");
+    assert_eq!(found.former_end(), end);
+    found.order(&*handle).unwrap();
+    check_repaired(&journal, read(&disk).unwrap());
+}
+
+/// What a snapshot that is damaged may have been acknowledged for is promised, too.
+#[test]
+fn a_lost_snapshot_is_claimed() {
+    let (disk, journal) = log();
+    let (term, voted_for, end) = promised(&journal);
+    let claimed = LogIndex(end.index.0 + 9);
+    assert!(diagnose(&*disk.handle(), LogIndex(0), end.index).unwrap().is_none());
+    let found = diagnose(&*disk.handle(), LogIndex(0), claimed).unwrap().expect("it lacks that");
+    assert_eq!(found.former_end(), EntryId { term, index: claimed });
+    assert!(found.damage.is_none());
+    found.order(&*disk.handle()).unwrap();
+    let (facts, recovered) = read(&disk).unwrap();
+    assert_eq!(facts.len(), journal.sent.len() + 1, "nothing is cut");
+    assert_eq!((recovered.state.term, recovered.state.voted_for), (term, voted_for));
 }
 
 #[test]

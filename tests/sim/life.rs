@@ -145,7 +145,7 @@ impl World {
         let disk = self.machines[place].disk.handle();
         let newest = snapshot::list(&*disk).ok().and_then(|listed| listed.first().cloned());
         let covered = newest.map_or(LogIndex(0), |newest| newest.index);
-        let repaired = wal::diagnose(&*disk, covered, covered);
+        let repaired = wal::diagnose(&*disk, covered, LogIndex(0));
         let ordered = repaired.and_then(|found| found.map(|found| found.order(&*disk)).transpose());
         match ordered {
             Ok(Some(())) => {

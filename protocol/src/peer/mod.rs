@@ -21,4 +21,4 @@ pub use secret::{SECRET_BYTES_MIN, Secret};
 pub use trace::Trace;
 
 /// The version of what peers say that this crate reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
