@@ -213,6 +213,6 @@ fn what_can_not_be_repaired_is_left_as_it_is() {
     let nowhere = data.join("nowhere");
     let (code, words) = repair(&nowhere);
     assert_eq!(code, Some(1), "{words}");
-    assert!(words.contains("nowhere/identity is missing"), "{words}");
+    assert!(words.contains("nowhere: it is not the data directory of a node"), "{words}");
     assert!(!nowhere.exists());
 }

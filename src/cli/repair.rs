@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Error;
 use crate::disk::{Disk, FileDisk};
 use crate::net::{Repaired, ServeError, repair};
-use crate::wal::{IDENTITY_NAME, WalError, read_identity};
+use crate::wal::IDENTITY_NAME;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairFlags {
@@ -20,8 +20,9 @@ pub(super) fn run(flags: &RepairFlags) -> Result<(), Error> {
     let directory = &flags.data;
     // Opening makes what is missing, and locks it: nothing of that where no node ever was.
     let looked_at = FileDisk::open_read_only(directory);
-    if read_identity(&looked_at)?.is_none() {
-        return Err(WalError::Missing { path: looked_at.path(IDENTITY_NAME) }.into());
+    let names = looked_at.list().unwrap_or_default();
+    if !names.iter().any(|name| name == IDENTITY_NAME || name.starts_with("segment-")) {
+        return Err(ServeError::NoData { directory: directory.clone() }.into());
     }
     let disk = FileDisk::open(directory, true).map_err(ServeError::Disk)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);

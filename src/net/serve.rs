@@ -56,6 +56,11 @@ pub enum ServeError {
         /// The snapshot.
         snapshot: PathBuf,
     },
+    /// No node has ever used the directory.
+    NoData {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The log is damaged, and nobody else has what is lost.
     NobodyElse {
         /// The data directory.
@@ -150,6 +155,11 @@ impl fmt::Display for ServeError {
                 "{}: there is no log with this snapshot, as when a restore was interrupted: \
                  empty the directory and run kvorum restore again",
                 snapshot.display()
+            ),
+            ServeError::NoData { directory } => write!(
+                f,
+                "{}: it is not the data directory of a node: name that with --data",
+                directory.display()
             ),
             ServeError::NobodyElse { directory } => write!(
                 f,
