@@ -7,7 +7,7 @@ use kvorum_protocol::{ClusterId, LogIndex};
 
 use super::error::SnapshotError;
 use super::incoming::Incoming;
-use super::{SnapshotInfo, load};
+use super::{SnapshotInfo, load, remove};
 use crate::core::SessionBounds;
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
@@ -89,8 +89,8 @@ impl Arrivals {
     /// Checks the file that is whole, makes it durable, and loads it on so many threads.
     ///
     /// # Errors
-    /// It is no sound snapshot of this cluster, or the system refuses an operation. It begins from
-    /// its start then, when it comes again.
+    /// It is no sound snapshot of this cluster, or the system refuses an operation. It is gone
+    /// then, and begins from its start when it comes again.
     ///
     /// # Panics
     /// When none is whole.
@@ -103,7 +103,12 @@ impl Arrivals {
         assert!(self.is_whole(), "parts are missing");
         let (name, incoming) = self.arriving.take().expect("it is whole");
         let info = incoming.finish(Some(cluster))?;
-        let loaded = load(&*self.disk, &info, Some(cluster), threads, bounds)?;
+        let loaded =
+            load(&*self.disk, &info, Some(cluster), threads, bounds).inspect_err(|_| {
+                // Nobody knows of it, so nobody would remove it later. Should this fail, too, the next
+                // start finds it, and does not rely on it unless it can be loaded then.
+                let _ = remove(&*self.disk, &info);
+            })?;
         self.installed = Some(name);
         Ok((info, loaded))
     }
