@@ -246,6 +246,8 @@ impl Work {
         if self.arrivals.is_beginning(part) {
             let mib = part.total_bytes >> 20;
             log::info!("node {from} sends its snapshot of index {}, {mib} MiB", part.index);
+            // What has come of another one makes room for it.
+            self.arrivals.give_up();
             self.check_space(part.total_bytes)?;
         }
         self.arrivals.take(part)

@@ -55,13 +55,18 @@ impl Arrivals {
         taken
     }
 
+    /// Removes what has come of a file that is not finished.
+    pub fn give_up(&mut self) {
+        self.arriving = None;
+    }
+
     fn take_next(&mut self, part: &SnapshotChunk) -> Result<Option<u64>, SnapshotError> {
         if !self.has(name(part)) {
             if part.offset > 0 {
                 return Ok(None);
             }
             // One at a time: they are written under the same name.
-            self.arriving = None;
+            self.give_up();
             let incoming = Incoming::create(Arc::clone(&self.disk), part.index)?;
             self.arriving = Some((name(part), incoming));
         }
@@ -164,9 +169,11 @@ mod tests {
 
     #[test]
     fn another_file_of_the_same_index_begins_from_its_start() {
-        let (_temp, mut arrivals) = arrivals();
+        let (temp, mut arrivals) = arrivals();
         assert_eq!(arrivals.take(&part(2, 1, 0, 4)).unwrap(), Some(4));
         assert!(arrivals.is_beginning(&part(3, 2, 0, 6)));
+        arrivals.give_up();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "only the lock");
         assert_eq!(arrivals.take(&part(3, 2, 0, 6)).unwrap(), Some(6));
         // What is left of the other one comes late.
         assert_eq!(arrivals.take(&part(2, 1, 4, 9)).unwrap(), None);
