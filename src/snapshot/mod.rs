@@ -63,6 +63,12 @@ pub struct SnapshotInfo {
     pub path: PathBuf,
 }
 
+/// Whether a file of this name, in a data directory, is a snapshot, or was to be one of this node.
+#[must_use]
+pub fn is_named(name: &str) -> bool {
+    name == SNAPSHOT_TMP_NAME || snapshot_index(name).is_some()
+}
+
 /// The snapshots of a data directory, the newest first. Nothing is checked but their names.
 ///
 /// # Errors
