@@ -108,12 +108,13 @@ impl Arrivals {
         assert!(self.is_whole(), "parts are missing");
         let (name, incoming) = self.arriving.take().expect("it is whole");
         let info = incoming.finish(Some(cluster))?;
-        let loaded =
-            load(&*self.disk, &info, Some(cluster), threads, bounds).inspect_err(|_| {
-                // Nobody knows of it, so nobody would remove it later. Should this fail, too, the next
-                // start finds it, and does not rely on it unless it can be loaded then.
-                let _ = remove(&*self.disk, &info);
-            })?;
+        let loaded = load(&*self.disk, &info, Some(cluster), threads, bounds);
+        if loaded.is_err() {
+            // Nobody knows of it, so nobody would remove it later. Should this fail, too, then the
+            // next start finds it, and does not begin with what can not be loaded.
+            let _ = remove(&*self.disk, &info);
+        }
+        let loaded = loaded?;
         self.installed = Some(name);
         Ok((info, loaded))
     }
