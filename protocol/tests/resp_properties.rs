@@ -97,8 +97,8 @@ fn near_resp() -> impl Strategy<Value = Vec<u8>> {
 /// A command that gets past the table: a real name and subcommand, then anything.
 fn near_command() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = "get set del unlink exists mget mset strlen type ping echo select auth hello \
-                 quit reset command client config info dbsize bgsave lastsave role time wait waitaof \
-                 readonly readwrite nothing";
+                 quit reset command client config info dbsize bgsave lastsave role time wait \
+                 waitaof readonly readwrite nothing";
     let seconds = "setname getname setinfo id info list help get count docs 0 2 3 all k";
     let thirds = "lib-name lib-ver auth setname type id normal * get a EX NX 1";
     let pick = |list: &'static str| prop::sample::select(list.split(' ').collect::<Vec<_>>());

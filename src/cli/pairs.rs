@@ -92,16 +92,17 @@ pub(super) fn export(flags: &ExportFlags) -> Result<(), Error> {
         refuse_existing(&flags.file)?;
     }
     if let Some(from) = &flags.from {
-        return export_from(from, flags, is_standard);
+        return export_from(from, None, flags, is_standard);
     }
-    // The pairs of one moment: by way of a snapshot, which is gone afterwards.
+    // The pairs of one moment: by way of a snapshot.
     let beside = match is_standard {
         true => std::env::temp_dir().join(format!("kvorum-export-{}", std::process::id())),
         false => suffixed(&flags.file, ".snapshot"),
     };
     let mut fetched = PartialFile::create(&beside)?;
     backup::fetch(&flags.client, &mut fetched, "export: reading")?;
-    export_from(fetched.partial_path(), flags, is_standard)
+    let path = fetched.partial_path().to_owned();
+    export_from(&path, Some(fetched), flags, is_standard)
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
@@ -110,11 +111,18 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn export_from(from: &Path, flags: &ExportFlags, is_standard: bool) -> Result<(), Error> {
+fn export_from(
+    from: &Path,
+    fetched: Option<PartialFile>,
+    flags: &ExportFlags,
+    is_standard: bool,
+) -> Result<(), Error> {
     let file = FileOfDisk::find(from)?;
     // Not a line of what is not sound.
     let pairs = verify(&file.disk, &file.name, None)?.keys;
     let reader = Reader::open(&file.disk, &file.name, None)?;
+    // What was fetched is open, and loses its name now: nothing of it stays, however this ends.
+    drop(fetched);
     if is_standard {
         let mut out = BufWriter::new(io::stdout().lock());
         write_pairs(reader, pairs, &mut out)?;

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::backup::BackupError;
+use crate::snapshot;
 
 /// What the file is called until it is whole.
 const PARTIAL_SUFFIX: &str = ".partial";
@@ -25,7 +26,8 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), BackupError> {
 /// A file that is being written beside its place. Dropped before it is whole, it is gone.
 ///
 /// Invariant: the file of the name `partial` is this one, and locked, until it is published. So
-/// whoever finds an unlocked file of that name knows that its writer has died.
+/// whoever can lock a file of that name knows that its writer has died. Where there are no locks,
+/// what a writer has left stays until somebody removes it.
 pub(super) struct PartialFile {
     path: PathBuf,
     partial: PathBuf,
@@ -113,22 +115,42 @@ fn take(partial: &Path) -> Result<Option<File>, BackupError> {
     let io = |source| fail("create", partial, source);
     let mut options = OpenOptions::new();
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-    let file = options.open(partial).map_err(io)?;
+    options.read(true).write(true).mode(0o600).custom_flags(flags);
+    let (file, is_new) = match options.clone().create_new(true).open(partial) {
+        Ok(file) => (file, true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match options.open(partial) {
+            Ok(file) => (file, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(io(source)),
+        },
+        Err(source) => return Err(io(source)),
+    };
     let found = file.metadata().map_err(io)?;
-    // Somebody else's file would show them the data.
-    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+    // Somebody else's file would show them the data. Who made this one is known, whatever owner the
+    // file system says that it has.
+    let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+    if !is_new && !is_own {
         return Err(BackupError::Exists(partial.to_owned()));
     }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(BackupError::InUse(partial.to_owned())),
+        // Then nobody takes over what another has begun: this one may still be writing.
+        Err(TryLockError::Error(error)) if knows_no_locks(&error) => {
+            return match is_new {
+                true => Ok(Some(file)),
+                false => Err(BackupError::Exists(partial.to_owned())),
+            };
+        }
         Err(TryLockError::Error(source)) => return Err(fail("lock", partial, source)),
     }
     // Its writer may have finished between the opening and the lock: then it is the whole file.
     let is_same = |named: fs::Metadata| (named.dev(), named.ino()) == (found.dev(), found.ino());
     if !fs::symlink_metadata(partial).is_ok_and(is_same) {
         return Ok(None);
+    }
+    if !begins_like_ours(&file).map_err(io)? {
+        return Err(BackupError::Exists(partial.to_owned()));
     }
     // One that has another name, too, is not to be emptied.
     if file.metadata().map_err(io)?.nlink() > 1 {
@@ -139,15 +161,46 @@ fn take(partial: &Path) -> Result<Option<File>, BackupError> {
     Ok(Some(file))
 }
 
+/// Whether there are no locks where the file is.
+fn knows_no_locks(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// Whether a file may be what a writer of snapshots or of JSON lines has left: other programs have
+/// files of such names, too.
+fn begins_like_ours(file: &File) -> io::Result<bool> {
+    let mut first = [0; snapshot::MAGIC.len()];
+    let read = file.read_at(&mut first, 0)?;
+    Ok(snapshot::MAGIC.starts_with(&first[..read]) || first[0] == b'{')
+}
+
 /// Renames a file, unless the new name is taken: that is told as [`io::ErrorKind::AlreadyExists`].
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Not every file system knows that.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        renamed => return Ok(renamed?),
+    }
+    match fs::hard_link(from, to) {
+        // Nor that.
+        Err(error) if knows_no_links(&error) => look_and_rename(from, to),
+        Err(error) => Err(error),
+        Ok(()) => fs::remove_file(from),
+    }
+}
+
+fn knows_no_links(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK))
+}
+
+/// The same as [`rename_to_free`], but what gets the name between the look and the renaming loses
+/// it. The whole file is worth more.
+fn look_and_rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(from, to),
+        Err(error) => Err(error),
     }
 }
 
@@ -165,10 +218,41 @@ mod tests {
     fn what_a_dead_writer_has_left_is_taken_over() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        fs::write(directory.path().join("f.partial"), "the longer remains of another").unwrap();
-        begin(&path).publish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"data");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        for remains in ["KVS1, and longer than what comes", "{\"key\":\"k\"}\n", "KV", ""] {
+            fs::write(directory.path().join("f.partial"), remains).unwrap();
+            begin(&path).publish().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"data");
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_another_program_has_left_is_not_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join("f.partial");
+        for remains in ["half a download", "KVT1", "\0\0\0\0"].map(str::as_bytes) {
+            fs::write(&partial, remains).unwrap();
+            let created = PartialFile::create(&directory.path().join("f")).map(|_| ());
+            let error = created.unwrap_err();
+            assert!(matches!(&error, BackupError::Exists(path) if *path == partial), "{error}");
+            assert_eq!(fs::read(&partial).unwrap(), remains);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_not_given_where_there_are_no_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::write(&from, "data").unwrap();
+        fs::write(&to, "mine").unwrap();
+        let error = look_and_rename(&from, &to).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&to).unwrap(), b"mine");
+        fs::remove_file(&to).unwrap();
+        look_and_rename(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"data");
+        assert!(!from.exists());
     }
 
     #[test]
@@ -198,10 +282,10 @@ mod tests {
     fn what_has_another_name_too_is_not_emptied() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        fs::write(directory.path().join("whole"), "mine").unwrap();
+        fs::write(directory.path().join("whole"), "{mine}").unwrap();
         fs::hard_link(directory.path().join("whole"), directory.path().join("f.partial")).unwrap();
         begin(&path).publish().unwrap();
-        assert_eq!(fs::read(directory.path().join("whole")).unwrap(), b"mine");
+        assert_eq!(fs::read(directory.path().join("whole")).unwrap(), b"{mine}");
         assert_eq!(fs::read(&path).unwrap(), b"data");
     }
 

@@ -24,7 +24,7 @@ use super::digest::{self, Sum};
 use super::outcome::{Applied, Outcome};
 
 use table::{Place, Table};
-use walk::{Before, Walk};
+use walk::{AtCut, Walk};
 
 pub use encoded::{ALL_SESSIONS_BYTES_MAX, SESSION_BYTES_MAX};
 pub use walk::SessionSlice;
@@ -77,12 +77,12 @@ impl Session {
     }
 
     /// Where the outcome of a sequence stands, after the window has moved up to it if need be;
-    /// `None` when the window has left it behind. `before` is told what it leaves behind now.
+    /// `None` when the window has left it behind. `at_cut` is told what it leaves behind now.
     fn place(
         &mut self,
         name: SessionSequence,
         digest: &mut Sum,
-        before: Option<&mut Before>,
+        at_cut: Option<AtCut<'_>>,
     ) -> Option<usize> {
         let ahead = name.sequence.checked_sub(self.first)?;
         let moves = ahead.saturating_sub(u64::from(self.window) - 1);
@@ -90,8 +90,8 @@ impl Session {
             let forgotten = usize::try_from(moves).unwrap_or(usize::MAX).min(self.outcomes.len());
             self.terms_of(LogIndex(name.session), forgotten).for_each(|term| digest.subtract(term));
             let left = self.outcomes.drain(..forgotten);
-            if let Some(before) = before {
-                before.keep(left);
+            if let Some(at_cut) = at_cut {
+                at_cut.keep(left);
             }
             self.first += moves;
         }
@@ -317,10 +317,14 @@ impl Sessions {
         }
     }
 
-    /// Forgets every session.
+    /// Forgets every session. A walk goes on, and finds none.
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn forget_all(&mut self) {
+        let cut = self.walk.as_ref().map(|walk| walk.cut);
         *self = Sessions::new(self.bounds);
+        if let Some(cut) = cut {
+            self.begin_walk(cut);
+        }
     }
 
     /// Forgets that a write was applied.

@@ -65,7 +65,8 @@ fn judge(id: NodeId, line: MembersLine) -> Result<Invitation, String> {
     };
     if line.members.get(id).is_none() {
         return Err(format!(
-            "the cluster has no member {id} yet: kvorum member add {id}=CLIENT/PEER --servers ..."
+            "the cluster has no member {id} yet: kvorum member add {id}=CLIENT/PEER --servers ...; \
+             if it was removed, use a new id and an empty --data"
         ));
     }
     Ok(Invitation { cluster, members: line.members, index })
@@ -105,7 +106,9 @@ mod tests {
         let whole = "id=1 member=1=a:1/a:2 learner=4=d:1/d:2 index=9 cluster=00000000000000ff";
         let invitation = judge(NodeId(4), line(whole)).unwrap();
         assert_eq!((invitation.cluster, invitation.index), (ClusterId(255), LogIndex(9)));
-        assert!(judge(NodeId(5), line(whole)).unwrap_err().contains("member add 5="));
+        let missing = judge(NodeId(5), line(whole)).unwrap_err();
+        assert!(missing.contains("member add 5="), "{missing}");
+        assert!(missing.contains("use a new id"), "{missing}");
         let old = "id=1 member=1=a:1/a:2 learner=4=d:1/d:2";
         assert!(judge(NodeId(4), line(old)).is_err());
     }

@@ -19,8 +19,8 @@ pub struct Start {
     pub joins: bool,
 }
 
-/// Whether a node that has begun to join has not come, in its log, to the entry that adds it: so its
-/// own log says nothing of it yet.
+/// Whether a node that has begun to join has not come, in its log, to the entry that adds it: so
+/// its own log says nothing of it yet.
 pub fn may_be_joining(id: NodeId, recovery: &Recovery) -> bool {
     let is_told = |list: &MemberList| list.get(id).is_some() || list.is_retired(id);
     !recovery.members().is_some_and(is_told) && recovery.earlier_member(id).is_none()

@@ -48,8 +48,8 @@ pub enum Job {
     Part(NodeId, SnapshotChunk),
     /// A snapshot that is not needed any more.
     Remove(SnapshotInfo),
-    /// A state that is not needed any more: it takes long to drop.
-    Drop(Box<State>),
+    /// Something that is not needed any more, and takes long to drop.
+    Drop(Box<dyn Send>),
 }
 
 /// What has become of it.
@@ -59,7 +59,12 @@ pub enum Done {
     /// The node's own snapshot is durable.
     Written(SnapshotInfo),
     /// It is not, and what follows of it is ignored.
-    Failed(SnapshotError),
+    Failed {
+        /// The last entry that it was to cover.
+        index: LogIndex,
+        /// Why.
+        error: SnapshotError,
+    },
     /// A leader's snapshot is on the disk up to there.
     Kept {
         /// The last entry that it covers.
@@ -110,6 +115,14 @@ impl SnapshotThread {
         Ok(SnapshotThread { jobs, results })
     }
 
+    /// One that a test stands in for.
+    #[cfg(test)]
+    pub fn detached() -> (SnapshotThread, Receiver<Job>, Sender<Done>) {
+        let (jobs, waiting) = channel();
+        let (done, results) = channel();
+        (SnapshotThread { jobs, results }, waiting, done)
+    }
+
     /// Hands over a job; they are done in order.
     pub fn submit(&self, job: Job) {
         self.jobs.send(job).expect("the thread runs until this is dropped");
@@ -125,7 +138,8 @@ impl SnapshotThread {
 struct Work {
     disk: Arc<dyn Disk>,
     cluster: ClusterId,
-    writer: Option<SnapshotWriter>,
+    /// What the node's own snapshot goes to, and its index.
+    writer: Option<(LogIndex, SnapshotWriter)>,
     arrivals: Arrivals,
     done: Sender<Done>,
 }
@@ -149,15 +163,15 @@ impl Work {
                 self.tell(Done::Took);
             }
             Job::Finish => {
-                if let Some(writer) = self.writer.take() {
-                    let done = writer.finish().map_or_else(Done::Failed, Done::Written);
-                    self.tell(done);
+                if let Some((index, writer)) = self.writer.take() {
+                    let failed = |error| Done::Failed { index, error };
+                    self.tell(writer.finish().map_or_else(failed, Done::Written));
                 }
             }
             Job::GiveUp => self.writer = None,
             Job::Part(from, chunk) => self.keep(from, &chunk),
             Job::Remove(snapshot) => self.remove(&snapshot),
-            Job::Drop(state) => drop(state),
+            Job::Drop(surplus) => drop(surplus),
         }
     }
 
@@ -170,12 +184,13 @@ impl Work {
 
     fn begin(&mut self, head: &SnapshotHead, bytes: u64) {
         self.writer = None;
+        let index = head.end.index;
         let created = self
             .check_space(bytes)
             .and_then(|()| SnapshotWriter::create(Arc::clone(&self.disk), self.cluster, head));
         match created {
-            Ok(writer) => self.writer = Some(writer),
-            Err(error) => self.tell(Done::Failed(error)),
+            Ok(writer) => self.writer = Some((index, writer)),
+            Err(error) => self.tell(Done::Failed { index, error }),
         }
     }
 
@@ -194,10 +209,11 @@ impl Work {
     }
 
     fn write(&mut self, write: impl FnOnce(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
-        let Some(writer) = &mut self.writer else { return };
+        let Some((index, writer)) = &mut self.writer else { return };
         if let Err(error) = write(writer) {
+            let index = *index;
             self.writer = None;
-            self.tell(Done::Failed(error));
+            self.tell(Done::Failed { index, error });
         }
     }
 
@@ -230,6 +246,8 @@ impl Work {
         if self.arrivals.is_beginning(part) {
             let mib = part.total_bytes >> 20;
             log::info!("node {from} sends its snapshot of index {}, {mib} MiB", part.index);
+            // What has come of another one makes room for it.
+            self.arrivals.give_up();
             self.check_space(part.total_bytes)?;
         }
         self.arrivals.take(part)

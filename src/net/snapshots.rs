@@ -73,12 +73,14 @@ enum Phase {
     Idle,
     /// The sessions or the table are being walked.
     Walking(Walking),
-    /// The thread has everything, and makes it durable.
-    Finishing,
+    /// The thread has everything of the snapshot of this index, and makes it durable.
+    Finishing(LogIndex),
 }
 
 /// A walk of the state.
 struct Walking {
+    /// Where it was cut.
+    index: LogIndex,
     /// What the thread has not got yet.
     body: Vec<u8>,
     part: Part,
@@ -138,9 +140,14 @@ impl Snapshots {
         now: &Now,
         waker: Arc<Waker>,
     ) -> io::Result<Snapshots> {
-        let SnapshotsConfig { disk, trigger, kept, log_bytes } = config;
-        Ok(Snapshots {
-            thread: SnapshotThread::start(disk, cluster, waker)?,
+        let thread = SnapshotThread::start(Arc::clone(&config.disk), cluster, waker)?;
+        Ok(Snapshots::with_thread(thread, config, now))
+    }
+
+    fn with_thread(thread: SnapshotThread, config: SnapshotsConfig, now: &Now) -> Snapshots {
+        let SnapshotsConfig { trigger, kept, log_bytes, .. } = config;
+        Snapshots {
+            thread,
             trigger,
             phase: Phase::Idle,
             kept,
@@ -157,7 +164,7 @@ impl Snapshots {
             retry_at: Instant::default(),
             compact_at: Instant::default(),
             released: LogIndex(0),
-        })
+        }
     }
 
     fn newest(&self) -> LogIndex {
@@ -177,6 +184,16 @@ impl Snapshots {
     /// Whether one is being made.
     pub fn is_taking(&self) -> bool {
         !matches!(self.phase, Phase::Idle)
+    }
+
+    /// Whether the one that is being made is of this index. The thread may be done, or have failed,
+    /// with one that was given up before it heard so.
+    fn is_making(&self, index: LogIndex) -> bool {
+        match &self.phase {
+            Phase::Idle => false,
+            Phase::Walking(walking) => walking.index == index,
+            Phase::Finishing(finishing) => *finishing == index,
+        }
     }
 
     /// The log thread has written so many bytes since the process began, and the log is so long.
@@ -243,8 +260,7 @@ impl Snapshots {
                 Done::Took => self.chunks -= 1,
                 Done::Written(snapshot) => {
                     log::info!("snapshot of index {}: {} bytes", snapshot.index, snapshot.bytes);
-                    // One that was given up may be finished all the same, and late.
-                    if matches!(self.phase, Phase::Finishing) {
+                    if self.is_making(snapshot.index) {
                         let answer = Answer::Number(snapshot.index.0);
                         replies.extend(self.waiting.drain(..).map(|to| Reply { to, answer }));
                         self.phase = Phase::Idle;
@@ -254,16 +270,16 @@ impl Snapshots {
                     self.add(snapshot, node);
                     self.compact_at = now.monotonic;
                 }
-                Done::Failed(error) => {
+                Done::Failed { index, error } if self.is_making(index) => {
                     log::error!("no snapshot, the log grows on: {error}");
-                    self.has_failed = true;
-                    self.give_up(now, node, replies);
+                    self.fail(now, node, replies);
+                }
+                Done::Failed { index, error } => {
+                    log::debug!("the snapshot of index {index} was given up before: {error}");
                 }
                 Done::Kept { index, file, offset } => node.snapshot_kept(index, file, offset),
                 Done::Installed(snapshot, loaded) => {
-                    // Nothing has failed: the next one of its own need not wait.
-                    self.give_up(now, node, replies);
-                    self.retry_at = now.monotonic;
+                    self.begin_again(now, node);
                     let (head, state) = *loaded;
                     self.succeed(now);
                     let surplus = node.install(now, head, state);
@@ -322,11 +338,13 @@ impl Snapshots {
         }
         let Some(head) = node.begin_snapshot() else { return };
         let bytes = node.status().memory_bytes as u64;
+        let index = head.end.index;
         self.thread.submit(Job::Begin { head: Box::new(head), bytes });
         self.waiting = std::mem::take(&mut self.wanted);
         self.is_wanted = false;
         self.begun_at_bytes = self.appended_bytes;
         self.phase = Phase::Walking(Walking {
+            index,
             body: new_body(),
             part: Part::Sessions(0),
             slice_at: now.monotonic,
@@ -345,8 +363,7 @@ impl Snapshots {
         if self.chunks >= CHUNKS_MAX {
             if node.stray_bytes() > STRAY_BYTES_MAX {
                 log::error!("no snapshot, the log grows on: the disk is too slow for it");
-                self.has_failed = true;
-                self.give_up(now, node, replies);
+                self.fail(now, node, replies);
             }
             return;
         }
@@ -365,21 +382,36 @@ impl Snapshots {
         walking.slice_at = ended.after(ended.since(begun) * PAUSE_FACTOR);
         if matches!(walking.part, Part::Nothing) {
             self.chunks += send_strays(&self.thread, node);
-            node.end_snapshot();
+            let index = walking.index;
             self.thread.submit(Job::Finish);
-            self.phase = Phase::Finishing;
+            self.thread.submit(Job::Drop(Box::new(node.end_snapshot())));
+            self.phase = Phase::Finishing(index);
         }
     }
 
-    /// No snapshot comes of this one. Who waits for it is told so.
-    fn give_up(&mut self, now: &Now, node: &mut Node, replies: &mut Vec<Reply>) {
-        if matches!(self.phase, Phase::Walking(_)) {
-            node.end_snapshot();
-        }
+    /// No snapshot comes of the one that is being made, if any. Who waits for it does so still.
+    fn give_up(&mut self, node: &mut Node) {
         if self.is_taking() {
             self.thread.submit(Job::GiveUp);
         }
+        if matches!(self.phase, Phase::Walking(_)) {
+            self.thread.submit(Job::Drop(Box::new(node.end_snapshot())));
+        }
         self.phase = Phase::Idle;
+    }
+
+    /// A leader's snapshot takes the place of the state. Nothing has failed: the next one of its
+    /// own need not wait, and is for all who wait now.
+    fn begin_again(&mut self, now: &Now, node: &mut Node) {
+        self.give_up(node);
+        self.wanted.append(&mut self.waiting);
+        self.retry_at = now.monotonic;
+    }
+
+    /// The snapshot that is being made has failed. Who waits for one is told so.
+    fn fail(&mut self, now: &Now, node: &mut Node, replies: &mut Vec<Reply>) {
+        self.give_up(node);
+        self.has_failed = true;
         self.is_wanted = false;
         self.retry_at = now.monotonic.after(RETRY_PAUSE);
         let answer = Answer::Refused(Refusal::SnapshotFailed);
@@ -450,3 +482,6 @@ fn send_strays(thread: &SnapshotThread, node: &mut Node) -> usize {
     }
     chunks
 }
+
+#[cfg(test)]
+mod tests;

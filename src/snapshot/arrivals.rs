@@ -7,7 +7,7 @@ use kvorum_protocol::{ClusterId, LogIndex};
 
 use super::error::SnapshotError;
 use super::incoming::Incoming;
-use super::{SnapshotInfo, load};
+use super::{SnapshotInfo, load, remove};
 use crate::core::SessionBounds;
 use crate::core::snapshot::SnapshotHead;
 use crate::core::state::State;
@@ -55,13 +55,18 @@ impl Arrivals {
         taken
     }
 
+    /// Removes what has come of a file that is not finished.
+    pub fn give_up(&mut self) {
+        self.arriving = None;
+    }
+
     fn take_next(&mut self, part: &SnapshotChunk) -> Result<Option<u64>, SnapshotError> {
         if !self.has(name(part)) {
             if part.offset > 0 {
                 return Ok(None);
             }
             // One at a time: they are written under the same name.
-            self.arriving = None;
+            self.give_up();
             let incoming = Incoming::create(Arc::clone(&self.disk), part.index)?;
             self.arriving = Some((name(part), incoming));
         }
@@ -89,8 +94,8 @@ impl Arrivals {
     /// Checks the file that is whole, makes it durable, and loads it on so many threads.
     ///
     /// # Errors
-    /// It is no sound snapshot of this cluster, or the system refuses an operation. It begins from
-    /// its start then, when it comes again.
+    /// It is no sound snapshot of this cluster, or the system refuses an operation. It is gone
+    /// then, and begins from its start when it comes again.
     ///
     /// # Panics
     /// When none is whole.
@@ -103,7 +108,13 @@ impl Arrivals {
         assert!(self.is_whole(), "parts are missing");
         let (name, incoming) = self.arriving.take().expect("it is whole");
         let info = incoming.finish(Some(cluster))?;
-        let loaded = load(&*self.disk, &info, Some(cluster), threads, bounds)?;
+        let loaded = load(&*self.disk, &info, Some(cluster), threads, bounds);
+        if loaded.is_err() {
+            // Nobody knows of it, so nobody would remove it later. Should this fail, too, then the
+            // next start finds it, and does not begin with what can not be loaded.
+            let _ = remove(&*self.disk, &info);
+        }
+        let loaded = loaded?;
         self.installed = Some(name);
         Ok((info, loaded))
     }
@@ -159,9 +170,11 @@ mod tests {
 
     #[test]
     fn another_file_of_the_same_index_begins_from_its_start() {
-        let (_temp, mut arrivals) = arrivals();
+        let (temp, mut arrivals) = arrivals();
         assert_eq!(arrivals.take(&part(2, 1, 0, 4)).unwrap(), Some(4));
         assert!(arrivals.is_beginning(&part(3, 2, 0, 6)));
+        arrivals.give_up();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "only the lock");
         assert_eq!(arrivals.take(&part(3, 2, 0, 6)).unwrap(), Some(6));
         // What is left of the other one comes late.
         assert_eq!(arrivals.take(&part(2, 1, 4, 9)).unwrap(), None);

@@ -5,6 +5,7 @@ use std::fmt;
 use kvorum_protocol::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use kvorum_protocol::{ClusterId, DecodeError, LogIndex};
 
+use super::MAGIC;
 use crate::core::SnapshotHead;
 use crate::core::sessions::{ALL_SESSIONS_BYTES_MAX, SESSION_BYTES_MAX};
 use crate::core::snapshot::{u32_at, u64_at};
@@ -31,7 +32,7 @@ const _: () = assert!((4 << 20) + SESSION_BYTES_MAX <= SLICE_BYTES_MAX);
 // Earlier programs wrote all of them into one chunk.
 const _: () = assert!(ALL_SESSIONS_BYTES_MAX <= BODY_BYTES_MAX);
 
-const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"KVS1");
+const CHUNK_MAGIC: u32 = u32::from_le_bytes(MAGIC);
 const HEAD_FIELDS_BYTES: usize = 12;
 const END_BYTES: usize = 32;
 

@@ -3,10 +3,11 @@
 //!
 //! # How to drive it
 //! [`SnapshotWriter`] writes what a walk over the store hands out, on a thread of its own.
-//! [`Incoming`] takes the file of another node, and [`Arrivals`] says which one. Both give the file its name when it is whole and
-//! durable. At start [`remove_strays`] clears away what a crash has left of that, [`list`] says
-//! what there is, and [`load`] builds the state from the newest that is good. [`verify`] checks
-//! every byte without building anything, and [`Reader`] hands out what is in there.
+//! [`Incoming`] takes the file of another node, and [`Arrivals`] says which one. Both give the file
+//! its name when it is whole and durable. At start [`remove_strays`] clears away what a crash has
+//! left of that, [`list`] says what there is, and [`load`] builds the state from the newest that is
+//! good. [`verify`] checks every byte without building anything, and [`Reader`] hands out what is
+//! in there.
 //!
 //! # What it promises
 //! - A file with the name of a snapshot was whole and durable when it got it.
@@ -42,6 +43,9 @@ pub use writer::SnapshotWriter;
 use crate::disk::Disk;
 use layout::snapshot_index;
 
+/// What every snapshot begins with.
+pub const MAGIC: [u8; 4] = *b"KVS1";
+
 /// Where a snapshot of this node is written before it gets its name.
 const SNAPSHOT_TMP_NAME: &str = "snapshot.tmp";
 
@@ -57,6 +61,12 @@ pub struct SnapshotInfo {
     pub bytes: u64,
     /// The file.
     pub path: PathBuf,
+}
+
+/// Whether a file of this name, in a data directory, is a snapshot, or was to be one of this node.
+#[must_use]
+pub fn is_named(name: &str) -> bool {
+    name == SNAPSHOT_TMP_NAME || snapshot_index(name).is_some()
 }
 
 /// The snapshots of a data directory, the newest first. Nothing is checked but their names.

@@ -1,9 +1,11 @@
 //! Snapshots, written and received: a power cut at every operation, with every kind of loss; every
 //! operation that fails; a full disk.
 
+use kvorum::core::SessionBounds;
 use kvorum::disk::Disk as _;
-use kvorum::snapshot::{self, Incoming, SnapshotError, SnapshotInfo};
-use kvorum_protocol::LogIndex;
+use kvorum::snapshot::{self, Arrivals, Incoming, SnapshotError, SnapshotInfo};
+use kvorum_protocol::peer::SnapshotChunk;
+use kvorum_protocol::{LogIndex, Term};
 
 use crate::memory_disk::{Failure, Loss, MemoryDisk, Operation};
 use crate::snapshot_workload::{CLUSTER, Contents, Living, load};
@@ -162,4 +164,34 @@ fn dropping_what_is_not_finished_removes_it() {
     assert_eq!(incoming.offset(), 3 << 20);
     drop(incoming);
     assert!(!check(&disk, &older, &contents));
+}
+
+/// A file that can not be loaded when it has got its name is known to nobody, and goes; then it can
+/// come again.
+#[test]
+fn what_arrives_and_is_not_loaded_does_not_stay() {
+    let sender = MemoryDisk::new();
+    let sent = write(&sender).unwrap();
+    let name = snapshot::snapshot_name(sent.index);
+    let bytes = sender.contents(&name);
+    let whole = SnapshotChunk {
+        term: Term(1),
+        index: sent.index,
+        index_term: Term(1),
+        total_bytes: sent.bytes,
+        file: 1,
+        offset: 0,
+        bytes: bytes.into(),
+    };
+    let disk = MemoryDisk::new();
+    let mut arrivals = Arrivals::new(disk.handle());
+    assert_eq!(arrivals.take(&whole).unwrap(), Some(sent.bytes));
+    disk.make_unreadable(&name);
+    assert!(arrivals.finish(CLUSTER, 1, SessionBounds::default()).is_err());
+    assert!(disk.list().unwrap().is_empty());
+
+    disk.make_unreadable("another");
+    assert_eq!(arrivals.take(&whole).unwrap(), Some(sent.bytes));
+    let (info, _) = arrivals.finish(CLUSTER, 1, SessionBounds::default()).unwrap();
+    assert_eq!(snapshot::list(&disk).unwrap(), [info]);
 }

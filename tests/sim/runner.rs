@@ -186,8 +186,8 @@ impl fmt::Display for Total {
         write!(
             f,
             "{} seeds, {:.1} virtual hours of whole clusters, {answers} answers checked, \
-             {elections} elections, {crashes} crashes, {repairs} repairs, {faults} faults, {events} events, \
-             {undecided} histories undecided",
+             {elections} elections, {crashes} crashes, {repairs} repairs, {faults} faults, \
+             {events} events, {undecided} histories undecided",
             self.seeds,
             self.hours()
         )

@@ -58,6 +58,8 @@ pub(super) enum RestoreError {
     Members(String),
     /// The directory holds something.
     NotEmpty(PathBuf),
+    /// The directory holds what a restore has made before it was killed, and nothing else.
+    Interrupted(PathBuf),
     /// The directory can not be made or looked at.
     Directory {
         /// Which.
@@ -76,6 +78,12 @@ impl fmt::Display for RestoreError {
             RestoreError::NotEmpty(path) => write!(
                 f,
                 "{}: is not empty: choose another --data, nothing is overwritten",
+                path.display()
+            ),
+            RestoreError::Interrupted(path) => write!(
+                f,
+                "{}: holds only what a restore that was interrupted has left: empty it, or choose \
+                 another --data",
                 path.display()
             ),
             RestoreError::Directory { path, source } => {

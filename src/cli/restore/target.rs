@@ -2,6 +2,7 @@
 //! when the restore fails.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::RestoreError;
 use crate::disk::{Contents, Disk, DiskFile, FileDisk, ReadFile};
+use crate::snapshot;
 
 /// A data directory that this process has for itself. Dropped before [`keep`](Target::keep), it
 /// takes everything back that was made by way of its [`disk`](Target::disk), and nothing else.
@@ -93,15 +95,28 @@ fn failed(path: &Path, source: io::Error) -> RestoreError {
 
 /// A directory that is there must be empty.
 fn refuse_used(path: &Path) -> Result<(), RestoreError> {
-    let first = match fs::read_dir(path) {
+    let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(failed(path, source)),
-        Ok(mut entries) => entries.next().transpose(),
+        Ok(entries) => entries,
     };
-    match first.map_err(|source| failed(path, source))? {
-        None => Ok(()),
-        Some(_) => Err(RestoreError::NotEmpty(path.to_owned())),
+    let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name())).collect();
+    let names = names.map_err(|source| failed(path, source))?;
+    if names.is_empty() {
+        return Ok(());
     }
+    // The snapshot comes first: until there is an identity, and a log, it is no node's directory.
+    let is_lock = |name: &OsString| name == FileDisk::LOCK_NAME;
+    let is_snapshot = |name: &OsString| name.to_str().is_some_and(snapshot::is_named);
+    let is_remains = names.iter().any(is_lock)
+        && names.iter().any(is_snapshot)
+        && names.iter().all(|name| is_lock(name) || is_snapshot(name));
+    if !is_remains {
+        return Err(RestoreError::NotEmpty(path.to_owned()));
+    }
+    // Unless it goes on.
+    FileDisk::open(path, true).map_err(RestoreError::Disk)?;
+    Err(RestoreError::Interrupted(path.to_owned()))
 }
 
 /// A disk that remembers what was made on it.
@@ -212,6 +227,23 @@ mod tests {
         target.keep();
         assert_eq!(names(&directory), ["LOCK", "a", "identity"]);
         assert!(matches!(Target::lock(&directory), Err(RestoreError::NotEmpty(_))));
+    }
+
+    #[test]
+    fn what_a_killed_restore_has_left_is_called_so() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshot = snapshot::snapshot_name(kvorum_protocol::LogIndex(7));
+        let lock = || Target::lock(temp.path()).map(|_| ());
+        let running = FileDisk::open(temp.path(), false).unwrap();
+        running.write_file("snapshot.tmp", b"x").unwrap();
+        assert!(matches!(lock(), Err(RestoreError::Disk(DiskError::Locked { .. }))));
+        drop(running);
+        assert!(matches!(lock(), Err(RestoreError::Interrupted(_))));
+        fs::rename(temp.path().join("snapshot.tmp"), temp.path().join(&snapshot)).unwrap();
+        assert!(matches!(lock(), Err(RestoreError::Interrupted(_))));
+        fs::write(temp.path().join("identity"), "theirs").unwrap();
+        assert!(matches!(lock(), Err(RestoreError::NotEmpty(_))));
+        assert_eq!(names(temp.path()), ["LOCK", "identity", &snapshot]);
     }
 
     /// The directory was empty when it was looked at, and then a server has started in it.

@@ -99,10 +99,10 @@ impl Node {
         self.state.store.take_strays()
     }
 
-    /// The snapshot is complete, or given up.
-    pub fn end_snapshot(&mut self) {
-        self.state.sessions.end_walk();
-        self.state.store.end_walk();
+    /// The snapshot is complete, or given up. Answers what was kept for it, which may take long to
+    /// drop.
+    pub fn end_snapshot(&mut self) -> impl Send + use<> {
+        (self.state.sessions.end_walk(), self.state.store.end_walk())
     }
 
     // Giving up the log

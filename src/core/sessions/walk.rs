@@ -7,7 +7,7 @@
 //! - A session is **used**. Four numbers change, and are noted before the first time. An outcome is
 //!   added, whose version tells that it is newer than the cut; and the window leaves others behind,
 //!   which are kept until the walk has come. So a use costs no more than what it changes, however
-//!   large the window is.
+//!   large the window is, in memory too.
 //! - A session **ends**. It is set aside as it is, and handed out from there.
 //!
 //! ```text
@@ -29,10 +29,13 @@ use super::{Outcome, Session, Sessions};
 /// A walk that goes on.
 pub(super) struct Walk {
     /// What has a higher name, or a higher version, came after the cut.
-    cut: LogIndex,
+    pub(super) cut: LogIndex,
     /// The first place that it has not passed.
     next: Place,
-    /// What sessions were that have been used, while the walk has not come to them.
+    /// What sessions were that have been used, while the walk has not come to them. It grows as it
+    /// fills: room for all of them from the start would weigh on a node whose sessions are hardly
+    /// used, and moving even [`SESSIONS_MAX`](kvorum_protocol::limits::SESSIONS_MAX) of them is
+    /// done in a few milliseconds.
     used: HashMap<LogIndex, Before, FixedState>,
     /// The sessions that have ended before the walk has come to them.
     ended: VecDeque<Ended>,
@@ -43,14 +46,21 @@ pub(super) struct Walk {
 type Ended = (LogIndex, Session, Option<Before>);
 
 /// What a session was at the cut, as far as it was changed since.
-pub(super) struct Before {
+struct Before {
     last_used: LogIndex,
     last_time: LogTimeMs,
     first: u64,
     /// How many outcomes there were, those that had not come included.
     len: usize,
-    /// The first of them, which the window has left behind since; room for all.
+    /// The first of them, which the window has left behind since.
     left: VecDeque<Option<Outcome>>,
+}
+
+/// What a session was at the cut that is being used, to be told what it loses.
+pub(super) struct AtCut<'a> {
+    before: &'a mut Before,
+    /// How many outcomes the walk has room for.
+    room: &'a mut usize,
 }
 
 /// What a slice of a walk has handed out.
@@ -98,9 +108,10 @@ impl Sessions {
         SessionSlice { sessions, is_last }
     }
 
-    /// Ends the walk before it is through. Does nothing when none goes on.
-    pub fn end_walk(&mut self) {
-        self.walk = None;
+    /// Ends the walk before it is through; does nothing when none goes on. Answers what was kept
+    /// for it, which may take long to drop.
+    pub fn end_walk(&mut self) -> impl Send + use<> {
+        self.walk.take()
     }
 
     /// Forgets what used sessions were at the cut.
@@ -133,15 +144,12 @@ impl Walk {
         place: Place,
         id: LogIndex,
         session: &Session,
-    ) -> Option<&mut Before> {
+    ) -> Option<AtCut<'_>> {
         if !self.awaits(place, id) {
             return None;
         }
-        Some(self.used.entry(id).or_insert_with(|| {
-            let before = Before::of(session);
-            self.room += before.left.capacity();
-            before
-        }))
+        let before = self.used.entry(id).or_insert_with(|| Before::of(session));
+        Some(AtCut { before, room: &mut self.room })
     }
 
     /// A session has ended that was kept at `place`.
@@ -194,17 +202,26 @@ impl Walk {
     }
 }
 
+impl AtCut<'_> {
+    /// The window leaves its first outcomes behind.
+    pub fn keep(self, left: impl ExactSizeIterator<Item = Option<Outcome>>) {
+        let Before { len, left: kept, .. } = self.before;
+        let count = left.len().min(*len - kept.len());
+        let (room, wanted) = (kept.capacity(), kept.len() + count);
+        if wanted > room {
+            // Twice as much as before, that it need not move each time; but never more than all.
+            kept.reserve_exact(wanted.max(2 * room).min(*len) - kept.len());
+            *self.room += kept.capacity() - room;
+        }
+        kept.extend(left.take(count));
+    }
+}
+
 impl Before {
     fn of(session: &Session) -> Before {
         let &Session { last_used, last_time, first, .. } = session;
         let len = session.outcomes.len();
-        Before { last_used, last_time, first, len, left: VecDeque::with_capacity(len) }
-    }
-
-    /// The window leaves its first outcomes behind.
-    pub fn keep(&mut self, left: impl Iterator<Item = Option<Outcome>>) {
-        let missing = self.len - self.left.len();
-        self.left.extend(left.take(missing));
+        Before { last_used, last_time, first, len, left: VecDeque::new() }
     }
 
     /// What `now` was at the cut.

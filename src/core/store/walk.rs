@@ -113,9 +113,10 @@ impl Store {
         Some(piece)
     }
 
-    /// Ends the walk, through or not, and forgets its strays. Does nothing when none goes on.
-    pub fn end_walk(&mut self) {
-        self.walk = None;
+    /// Ends the walk, through or not; does nothing when none goes on. Answers what was kept for it,
+    /// its strays, which may take long to drop.
+    pub fn end_walk(&mut self) -> impl Send + use<> {
+        self.walk.take()
     }
 
     /// An item with this key is about to be changed, removed or made.

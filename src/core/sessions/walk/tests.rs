@@ -214,6 +214,23 @@ fn what_is_kept_is_bounded_by_the_cut() {
     walked.end();
 }
 
+/// A window of which nothing is left behind costs nothing, and otherwise what is left behind.
+#[test]
+fn what_is_kept_is_what_was_left_behind() {
+    let bounds = SessionBounds { sessions: 2, slots: 2 * 1000, idle_ms: 100 };
+    let mut walked = Walked::new(bounds);
+    walked.open(1000);
+    (1..=1000).for_each(|sequence| walked.write(0, sequence));
+    walked.begin();
+    walked.write(0, 1000);
+    let walk = walked.sessions.walk.as_ref().unwrap();
+    assert_eq!((walk.used.len(), walk.room), (1, 0));
+    (1001..=1010).for_each(|sequence| walked.write(0, sequence));
+    let room = walked.sessions.walk.as_ref().unwrap().room;
+    assert!((10..=20).contains(&room), "room for {room}");
+    walked.end();
+}
+
 /// A session that came in the place of one that has ended is none of the cut.
 #[test]
 fn a_place_that_is_taken_again_is_not_handed_out() {
