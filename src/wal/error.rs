@@ -252,7 +252,8 @@ impl fmt::Display for WalError {
             WalError::EndLost { path, offset, fault } => write!(
                 f,
                 "{} is damaged at offset {offset} ({fault}), and nothing behind that tells how the \
-                 node has voted last and what it has acknowledged, so it can not be repaired: {REPLACE}",
+                 node has voted last and what it has acknowledged, so it can not be repaired: \
+                 {REPLACE}",
                 path.display()
             ),
             WalError::OrderDamaged { path } => write!(
