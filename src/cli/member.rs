@@ -158,11 +158,30 @@ fn carry_out(flags: &ClientFlags, client: &Client, change: &Change) -> Result<()
                 }
                 was_lost = true;
             }
-            Err(error) if was_lost => return unless_done(client, change, error),
+            Err(error) if was_lost && error.kind() == ErrorKind::WrongUsage => {
+                return wait_until_done(client, change, deadline, error);
+            }
             Err(error) => return Err(error),
         }
         pause();
     }
+}
+
+/// What was asked for before is refused now. If that is because it is done, all will know soon; one
+/// that has just started may not yet.
+fn wait_until_done(
+    client: &Client,
+    change: &Change,
+    deadline: Instant,
+    refusal: client::Error,
+) -> Result<(), client::Error> {
+    while !client.members().is_ok_and(|line| is_done(change, &line)) {
+        if Instant::now() >= deadline {
+            return Err(refusal);
+        }
+        pause();
+    }
+    Ok(())
 }
 
 /// A change that somebody else has made meanwhile is refused, and yet there.

@@ -161,7 +161,9 @@ pub fn diagnose(
         Order { incarnation: identity.incarnation, sequence, offset: offset as u64, promise };
     // What was to be cut off does not come back.
     let order = match pending {
-        Some(earlier) if (earlier.sequence, earlier.offset) < (sequence, order.offset) => earlier,
+        Some(earlier) if (earlier.sequence, earlier.offset) < (sequence, order.offset) => {
+            Order { promise, ..earlier }
+        }
         _ => order,
     };
     Ok(Some(Repair { damage, kept: position.state.end.index, members: kept.members, order }))
