@@ -26,7 +26,8 @@ fn m2_appended_writes_are_replayed_in_order() {
 /// While the disk holds a sync back, the write is neither acknowledged nor visible; reads go on.
 #[test]
 fn m2_logged_before_memory_changes_and_synced_before_ok() {
-    let server = Server::start(&[]);
+    // How long the disk holds it back is for the tracer to say, which may be slow.
+    let server = Server::start(&["--quorum-timeout-ms", "60000"]);
     let mut writer = server.text();
     let mut reader = server.text();
     assert_eq!(writer.ask("SET k old"), "OK");
