@@ -123,9 +123,9 @@ fn the_bytes_are_those_of_the_specification() {
     let mut hello = Vec::new();
     let _ = Dialer::new(introduction_of(1, 2), None, &mut hello);
     let expected: Vec<u8> = [
-        &[149, 227, 51, 92, 116, 0, 0, 0, 1, 0, 0, 0][..],
+        &[120, 35, 141, 80, 116, 0, 0, 0, 1, 0, 0, 0][..],
         // Version, flags, lane, from, to.
-        &[2, 0, 0, 1, 1, 0, 2, 0],
+        &[3, 0, 0, 1, 1, 0, 2, 0],
         // Cluster, incarnation, boot, epoch.
         &[7_u64, 100, 1, 1].map(u64::to_le_bytes).concat(),
         &members(&[1, 2, 3]).fingerprint().to_le_bytes(),
